@@ -1,0 +1,1 @@
+"""leafd: the supervisor, a cache over what kernel, shims and checkpoints say."""
