@@ -8,7 +8,8 @@ Rules:
 1. A text of any length and any bytes is cut at newlines and nowhere else, but for a piece that is longer than
    `LINE_LIMIT` (P, then more).
 2. A write goes to a regular file, which does not block on a reader. When the disk is full or the file broken, what
-   cannot be written is dropped and counted, and the next write that succeeds is preceded by a line that tells how much.
+   cannot be written is dropped and counted, and the next write that succeeds is preceded by a line of stream `leafd`
+   that tells how much.
 3. At `max_size` bytes the log moves to `LOG.1`, replacing it.
 """
 
@@ -77,53 +78,44 @@ class LogWriter:
         full = f"{when} {stream} F ".encode()
         partial = f"{when} {stream} P ".encode()
         pieces: list[bytes] = []
-        for line in data.splitlines(keepends=True) if b"\r" not in data else _lines(data):
-            while len(line) > LINE_LIMIT:
-                pieces += (partial, line[:LINE_LIMIT], b"\n")
-                line = line[LINE_LIMIT:]
-            if line.endswith(b"\n"):
-                pieces += (full, line)
-            else:
-                pieces += (partial, line, b"\n")
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            whole = len(line) // LINE_LIMIT * LINE_LIMIT
+            for start in range(0, whole, LINE_LIMIT):
+                pieces += (partial, line[start : start + LINE_LIMIT], b"\n")
+            pieces += (full, line[whole:], b"\n")
+        for start in range(0, len(rest), LINE_LIMIT):
+            pieces += (partial, rest[start : start + LINE_LIMIT], b"\n")
         self._append(b"".join(pieces), len(data))
 
     def _append(self, block: bytes, weight: int) -> None:
         if self.dropped:
-            note = (
-                f"{stamp(time.time_ns())} stderr F leafd: {self.dropped} bytes of output were dropped here\n".encode()
-            )
-            block = note + block
+            note = f"{stamp(time.time_ns())} leafd F {self.dropped} bytes of output were dropped here\n"
+            block = note.encode() + block
         try:
-            if self._fd < 0:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                self._fd = os.open(self.path, flags, 0o600)
-                self._size = os.fstat(self._fd).st_size
-            if self._size and self._size + len(block) > self.max_size:
-                self._rotate()
-                self._append(block if not self.dropped else block[block.index(b"\n") + 1 :], weight)
-                return
+            self._make_room(len(block))
             written = os.write(self._fd, block)
             if written < len(block):  # the disk filled up in the middle: take the torn piece back
                 os.ftruncate(self._fd, self._size)
-                raise OSError("short write")
+                self.dropped += weight
+                return
             self._size += written
             self.dropped = 0
         except OSError:
             self.dropped += weight
 
-    def _rotate(self) -> None:
-        os.rename(self.path, f"{self.path}.1")
-        self.close()
+    def _make_room(self, length: int) -> None:
+        """Have the file open, with room for `length` bytes below `max_size`."""
+        if self._fd >= 0 and self._size and self._size + length > self.max_size:
+            os.rename(self.path, f"{self.path}.1")
+            self.close()
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+            self._size = os.fstat(self._fd).st_size
 
     def close(self) -> None:
         """Close the file; the next write opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _lines(data: bytes) -> list[bytes]:
-    r"""Cut after each \n. (bytes.splitlines would also cut at \r.)"""
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    last = lines.pop()[:-1]
-    return [*lines, last] if last else lines
