@@ -1,0 +1,50 @@
+# What a person does with a checkout. Each target first installs what it needs, on a bare Debian 12 too; when nothing
+# is missing, that costs nothing.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+# leafd needs Python 3.11 or later: the first python3 on the PATH where that is recent enough, else Debian's.
+MODERN := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON := $(shell python3 -c '$(MODERN)' 2>/dev/null && echo python3 || echo /usr/bin/python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## Start containers, kill their supervisor, and find every one of them again
+	$(BIN)/python -m tests.system.demo
+
+.PHONY: test
+test: lint ## Run every test: natively where this kernel can, the others in a virtual machine
+	@.ci/install crun runc
+	$(BIN)/python -m pytest
+
+.PHONY: bench
+bench: $(READY) ## Measure start-up times and memory, beside crun and runc
+	@.ci/install crun runc
+	$(BIN)/python tests/bench/bench.py
+
+.PHONY: lint
+lint: $(READY) ## Check style, types and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: clean
+clean: ## Remove everything that the other targets made
+	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find shim supervisor tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || .ci/install python3
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/install python3-venv
+	@echo "installing leafd and its development tools in .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
