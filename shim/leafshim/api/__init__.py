@@ -1,0 +1,1 @@
+"""The messages and methods that leafd speaks: each module mirrors the .proto file beside it."""

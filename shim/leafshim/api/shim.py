@@ -1,0 +1,117 @@
+"""What a leafd shim serves beside containerd's Task service: the messages and methods of shim.proto."""
+
+from typing import ClassVar
+
+from leafshim.ttrpc import protobuf as pb
+from leafshim.ttrpc.service import Method
+
+SERVICE = "leafd.shim.v1.Shim"
+
+
+class _Message(pb.Message):
+    package: ClassVar[str] = "leafd.shim.v1"
+
+
+class InfoRequest(_Message):
+    pass
+
+
+class Exit(_Message):
+    """Why and how a process ended."""
+
+    status: int | None = pb.optional(pb.uint32(1))  # the code, or 128 + signal; absent when unknown
+    signal: int = pb.uint32(2)  # 0 when it exited
+    cause: str = pb.string(3)  # exited, signalled, oom, killed (on request), limitation, lost
+    finished_at: int = pb.int64(4)  # nanoseconds since the epoch
+    duration: int = pb.uint64(5)  # nanoseconds, from Start
+    cpu_usage: int = pb.uint64(6)  # microseconds, cpu.stat usage_usec; 0 when the cgroup does not say
+    memory_peak: int = pb.uint64(7)  # bytes, memory.peak; 0 when the cgroup does not say
+    message: str = pb.string(8)  # in words, for a person; may be empty
+
+
+class Process(_Message):
+    exec_id: str = pb.string(1)
+    pid: int = pb.uint32(2)
+    args: list[str] = pb.repeated(pb.string(3))
+    terminal: bool = pb.boolean(4)
+    exit: Exit | None = pb.message(Exit, 5)
+
+
+class InfoResponse(_Message):
+    version: str = pb.string(1)  # of leafshim
+    shim_pid: int = pb.uint32(2)
+    id: str = pb.string(3)
+    state: str = pb.string(4)  # a launch state: ISOLATING, RUNNING, DESTROYING, STOPPED; PREPARING before Create
+    paused: bool = pb.boolean(5)
+    pid: int = pb.uint32(6)  # of init, in the shim's pid namespace; 0 before Create
+    pid_start_time: int = pb.uint64(7)  # clock ticks after boot, /proc/PID/stat field 22
+    cgroup: str = pb.string(8)  # absolute path of the non-leaf
+    created_at: int = pb.int64(9)  # nanoseconds since the epoch; 0 means not yet
+    started_at: int = pb.int64(10)
+    finished_at: int = pb.int64(11)
+    exit: Exit | None = pb.message(Exit, 12)  # set once init has ended
+    last_sequence: int = pb.uint64(13)
+    processes: list[Process] = pb.repeated(pb.message(Process, 14))  # execs
+
+
+class CreateOptions(_Message):
+    """containerd's CreateTaskRequest.options when the supervisor asks: where things go, and what containerd has no
+    field for."""
+
+    exit_path: str = pb.string(1)  # file for the exit record; empty: BUNDLE/exit
+    log_path: str = pb.string(2)  # file for the "log:" streams; empty: BUNDLE/log
+    timeout: int = pb.uint64(3)  # nanoseconds after Start; then ended with cause "limitation"; 0 = none
+    first_sequence: int = pb.uint64(4)  # number of the first event; 0 means 1
+    log_max_size: int = pb.uint64(5)  # bytes; at this size the log moves to log.1, replacing it; 0 = the default
+
+
+class EventsRequest(_Message):
+    after: int = pb.uint64(1)
+
+
+class Event(_Message):
+    sequence: int = pb.uint64(1)
+    timestamp: int = pb.int64(2)  # nanoseconds since the epoch
+    type: str = pb.string(3)  # create, start, exit, oom, paused, resumed, exec-added, exec-started, exec-exited
+    exec_id: str = pb.string(4)
+    pid: int = pb.uint32(5)
+    exit: Exit | None = pb.message(Exit, 6)
+
+
+class AcknowledgeRequest(_Message):
+    sequence: int = pb.uint64(1)
+
+
+class AcknowledgeResponse(_Message):
+    pass
+
+
+class AttachInput(_Message):
+    exec_id: str = pb.string(1)  # first message only; empty means init
+    stdin: bool = pb.boolean(2)  # first message only: this client will send input
+    data: bytes = pb.bytes_(3)
+    close_stdin: bool = pb.boolean(4)
+    width: int = pb.uint32(5)  # with height: resize the terminal
+    height: int = pb.uint32(6)
+    lossless: bool = pb.boolean(7)  # first message only: the process waits for this client, as in a pipeline of a shell
+
+
+class AttachOutput(_Message):
+    stdout: bytes = pb.bytes_(1)
+    stderr: bytes = pb.bytes_(2)
+    exited: Exit | None = pb.message(Exit, 3)
+    # Bytes of input that have reached the process; keep less than 1 MiB beyond it under way.
+    consumed: int = pb.uint64(4)
+    missed: int = pb.uint64(5)  # bytes of output that this client was too slow for (never when lossless)
+
+
+# Who the shim is, and all that it knows of its container.
+INFO = Method(SERVICE, "Info", InfoRequest, InfoResponse)
+# Every event after `after`, then the new ones as they happen. Ends only with the connection.
+EVENTS = Method(SERVICE, "Events", EventsRequest, Event, server_streaming=True)
+# Events up to and including `sequence` are safe elsewhere; the shim may forget them.
+ACKNOWLEDGE = Method(SERVICE, "Acknowledge", AcknowledgeRequest, AcknowledgeResponse)
+# The terminal or pipes of init or of an exec. The first message selects the process and gets an AttachOutput
+# without data as soon as the client is attached, also before Start; the rest is input. The stream ends with an
+# AttachOutput that carries `exited`.
+ATTACH = Method(SERVICE, "Attach", AttachInput, AttachOutput, client_streaming=True, server_streaming=True)
