@@ -94,13 +94,18 @@ def read(path: str, kind: str) -> dict[str, Value]:
         raise NotFound(f"{path}: no such record") from None
     except OSError as error:
         raise KernelError.of(error, "open record") from error
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise DamagedRecord(path, "not a regular file")
         if status.st_size > _LIMIT:
             raise DamagedRecord(path, f"{status.st_size} bytes, more than a record may have")
-        return decode(file.read(), kind, path)
+        data = os.read(fd, _LIMIT)
+    except OSError as error:
+        raise KernelError.of(error, "read record") from error
+    finally:
+        os.close(fd)
+    return decode(data, kind, path)
 
 
 def quarantine(path: str) -> str:

@@ -1,0 +1,374 @@
+"""The container: its cgroup, its init, its execs, and every operation on them.
+
+Rules:
+1. What is about to happen is in the checkpoint before it happens: the cgroup before it is made, RUNNING before init is
+   released, the exit record before anybody is told of the exit.
+2. No operation blocks the loop. One that takes time gets two callbacks, `done()` and `failed(error)`, and exactly one
+   of them is called, once. An operation that refuses at once raises instead, and has changed nothing.
+3. Init has ended only when nothing of the container's own is left: what init leaves behind (without a pid namespace)
+   is killed, and the ends of execs are told before init's.
+4. A failed creation leaves no cgroup and no process.
+"""
+
+import os
+import signal as signals
+import time
+
+from leafshim import exits, state
+from leafshim import process as processes
+from leafshim.api.shim import CreateOptions, Exit
+from leafshim.api.task import CreateTaskRequest, ExecProcessRequest
+from leafshim.bundle import Bundle
+from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.checkpoint import Checkpoint
+from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError, NotFound, StateError
+from leafshim.events import Events
+from leafshim.freezer import Freezer
+from leafshim.keeper import Keeper
+from leafshim.kernel import pidfd
+from leafshim.launch.plan import plan_exec, plan_init
+from leafshim.logs import DEFAULT_MAX_SIZE, LogWriter
+from leafshim.loop import Loop, Timer
+from leafshim.process import Done, Failure, Process
+from leafshim.spec import Spec, load, load_process
+from leafshim.streams import Streams
+
+END_PATIENCE = 10.0  # seconds that what init left behind gets to die, before the exit is told without waiting for it
+REMOVE_PATIENCE = 2.0  # seconds for rmdir of an empty cgroup to stop saying EBUSY
+
+
+class Container:
+    """One container, from an empty PREPARING to STOPPED and deleted."""
+
+    def __init__(self, loop: Loop, keeper: Keeper, container_id: str, bundle: Bundle) -> None:
+        self.id = container_id
+        self.bundle = bundle
+        self.state = state.PREPARING
+        self.init: Process | None = None
+        self.execs: dict[str, Process] = {}
+        self.events = Events()
+        self.cgroup: Cgroup | None = None
+        self.created_at = 0
+        self.deleted = False
+        self._loop = loop
+        self._keeper = keeper
+        self._spec: Spec | None = None
+        self._freezer: Freezer | None = None
+        self._options = CreateOptions()
+        self._log = LogWriter(bundle.log)
+        self._timeout: Timer | None = None
+        self._patience: Timer | None = None
+        self._limitation = ""
+        self._oom_seen = 0
+
+    # Create and start.
+
+    def create(self, request: CreateTaskRequest, options: CreateOptions, done: Done, failed: Failure) -> None:
+        """Make init, up to the point where it waits to be started. Refusals: InputError, StateError, AlreadyExists."""
+        if self.init is not None:
+            raise AlreadyExists(f"container {self.id} exists")
+        spec = load(_read(self.bundle.config))
+        if spec.process.terminal != request.terminal:
+            raise InputError("process.terminal: differs from the request's")
+        if not spec.linux.cgroups_path:
+            raise InputError("linux.cgroupsPath: missing")
+        plan = plan_init(spec, request.rootfs, self.bundle.rootfs)
+        self._log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
+        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
+        self._spec, self._options = spec, options
+        self.events = Events(options.first_sequence)
+        self.cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
+        self.created_at = time.time_ns()
+        self.init = init = Process(self._loop, "", spec.process, streams)
+
+        def ready() -> None:
+            self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
+            self._move(state.ISOLATING)
+            self.events.publish("create", pid=init.pid)
+            done()
+
+        def undo(error: LeafError) -> None:
+            self._forget_creation()
+            failed(error)
+
+        try:
+            self._save()
+            leaf = self._make_cgroup(self.cgroup)
+            init.spawn(plan, leaf.path, ready, undo)
+        except LeafError:
+            self._forget_creation()
+            raise
+
+    def _make_cgroup(self, cgroup: Cgroup) -> Cgroup:
+        leaf = Cgroup(os.path.join(cgroup.path, "leaf"))
+        cgroup.create()
+        leaf.create()
+        self._new_oom()
+        self._freezer = Freezer(self._loop, cgroup, leaf, self._maybe_ended)
+        return leaf
+
+    def _forget_creation(self) -> None:
+        """Back to PREPARING, with nothing left of the attempt."""
+        if self.init is not None:
+            self.init.abandon()
+        self.init = None
+        self._let_go_of_cgroup()
+        self._save()
+
+    def start(self, done: Done, failed: Failure) -> None:
+        """Release init."""
+        init = self._init()
+        if self.state != state.ISOLATING:
+            raise StateError(f"container {self.id} is {self.state}, not {state.ISOLATING}")
+        self._move(state.RUNNING)
+
+        def executed() -> None:
+            self._save()
+            self.events.publish("start", pid=init.pid)
+            if self._options.timeout:
+                self._timeout = self._loop.call_later(self._options.timeout / 1e9, self._timed_out)
+            done()
+
+        init.release(executed, failed)
+
+    def _timed_out(self) -> None:
+        self._limitation = f"time limit of {self._options.timeout / 1e9:g} s"
+        self._kill_all()
+
+    # Execs.
+
+    def add_exec(self, request: ExecProcessRequest) -> None:
+        """Register an exec; it is made when it is started."""
+        init = self._init()
+        if not request.exec_id:
+            raise InputError("exec_id: missing")
+        if request.exec_id in self.execs:
+            raise AlreadyExists(f"exec {request.exec_id} exists")
+        if init.stage not in (processes.CREATED, processes.RUNNING) or self.paused:
+            raise StateError(f"container {self.id} is {'paused' if self.paused else self.state}")
+        if request.spec is None:
+            raise InputError("spec: missing")
+        description = load_process(request.spec.value)
+        if description.terminal != request.terminal:
+            raise InputError("process.terminal: differs from the request's")
+        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
+        self.execs[request.exec_id] = Process(self._loop, request.exec_id, description, streams)
+        self.events.publish("exec-added", exec_id=request.exec_id)
+
+    def start_exec(self, exec_id: str, done: Done, failed: Failure) -> None:
+        """Make a registered exec and run it."""
+        init, added = self._init(), self._exec(exec_id)
+        if added.stage != processes.ADDED or self._spec is None:
+            raise StateError(f"exec {exec_id} is {added.stage}")
+        if init.stage not in (processes.CREATED, processes.RUNNING):
+            raise StateError(f"container {self.id} is {self.state}")
+        if self.paused:
+            raise StateError(f"container {self.id} is paused")
+
+        def executed() -> None:
+            self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
+            done()
+
+        plan = plan_exec(self._spec, added.description, init.pidfd)
+        added.spawn(plan, self._leaf().path, lambda: added.release(executed, failed), failed)
+
+    # Signals, pause, resume.
+
+    def kill(self, exec_id: str, number: int, everything: bool) -> None:
+        """Signal one process, or all of the container's. An ended one is NotFound, as containerd wants it."""
+        if exec_id:
+            self._exec(exec_id).signal(number)
+            return
+        init = self._init()
+        if everything and init.stage != processes.ENDED:
+            init.requested_signal = number
+            if number == signals.SIGKILL:
+                self._kill_all()
+            else:
+                for victim in (init, *self.execs.values()):
+                    if victim.stage in (processes.CREATED, processes.RUNNING):
+                        victim.signal(number)
+        else:
+            init.signal(number)
+
+    def _kill_all(self) -> None:
+        """Everything in the leaf and below it, in one go; forks cannot escape it (cgroup-v2.rst, cgroup.kill)."""
+        self._leaf().kill()
+
+    @property
+    def paused(self) -> bool:
+        """Frozen on request."""
+        return self._freezer is not None and self._freezer.paused
+
+    def pause(self, done: Done, failed: Failure) -> None:
+        """Freeze every process of the container."""
+        self._freeze("paused", True, done, failed)
+
+    def resume(self, done: Done, failed: Failure) -> None:
+        """Thaw it."""
+        self._freeze("resumed", False, done, failed)
+
+    def _freeze(self, kind: str, wanted: bool, done: Done, failed: Failure) -> None:
+        self._init()
+        if self.state != state.RUNNING or self._freezer is None:
+            raise StateError(f"container {self.id} is {self.state}, not {state.RUNNING}")
+
+        def told() -> None:
+            self.events.publish(kind)
+            done()
+
+        self._freezer.want(wanted, told, failed)
+
+    # The end.
+
+    def reaped(self, pid: int, wait_status: int) -> None:
+        """The kernel handed us the status of a child; one that we do not know was left by an exec, and is fine."""
+        if self.init is not None and self.init.pid == pid and self.init.stage != processes.ENDED:
+            self._init_ended(self.init, wait_status)
+            return
+        for added in self.execs.values():
+            if added.pid == pid and added.stage != processes.ENDED:
+                added.reaped(wait_status)
+                added.settle(oom=self._new_oom())
+                self.events.publish("exec-exited", exec_id=added.exec_id, pid=pid, end=added.exit)
+                added.tell()
+                self._maybe_ended()
+                return
+
+    def _init_ended(self, init: Process, wait_status: int) -> None:
+        init.reaped(wait_status)
+        if self.init is None:  # it failed before it was ready, and the creation was undone
+            return
+        self._move(state.DESTROYING)
+        if self._timeout is not None:
+            self._timeout.cancel()
+        if self._freezer is not None and self._freezer.populated():
+            self._kill_all()
+            self._patience = self._loop.call_later(END_PATIENCE, lambda: self._end(init))
+        self._maybe_ended()
+
+    def _maybe_ended(self) -> None:
+        """Init's end may be told once nothing of the container runs and every exec's end was told."""
+        if self.state != state.DESTROYING or self.init is None or self._freezer is None:
+            return
+        waiting = any(added.stage not in (processes.ADDED, processes.ENDED) for added in self.execs.values())
+        if not waiting and not self._freezer.populated():
+            self._end(self.init)
+
+    def _end(self, init: Process) -> None:
+        if self.state != state.DESTROYING or self.cgroup is None:
+            return
+        if self._patience is not None:
+            self._patience.cancel()
+        end = init.settle(oom=self._new_oom(), limitation=self._limitation)
+        exits.figures(self.cgroup, end)
+        if self._freezer is not None and self._freezer.populated():
+            end.message = f"{end.message}; processes that do not die: {self._leaf().processes()}".lstrip("; ")
+        self._record(init, end)
+        self._move(state.STOPPED)
+        if end.cause == "oom":
+            self.events.publish("oom")
+        self.events.publish("exit", pid=init.pid, end=end)
+        init.tell()
+
+    def _record(self, init: Process, end: Exit) -> None:
+        """Put the exit on disk. A disk that refuses is told of in the exit itself, which stays with us until then."""
+        try:
+            exits.write(
+                self._options.exit_path or self.bundle.exit,
+                self.id,
+                end,
+                pid=init.pid,
+                created_at=self.created_at,
+                started_at=init.started_at,
+                sequence=self.events.last + 1 + (end.cause == "oom"),
+            )
+        except KernelError as error:
+            end.message = f"{end.message}; the exit record could not be written: {error}".lstrip("; ")
+
+    def _new_oom(self) -> bool:
+        """The OOM killer has killed in this container since we last asked."""
+        count = exits.flat(self.cgroup, "memory.events").get("oom_kill", 0) if self.cgroup is not None else 0
+        fresh = count > self._oom_seen
+        self._oom_seen = count
+        return fresh
+
+    def delete(self, exec_id: str) -> Process:
+        """Forget an exec that ended, or the container with its cgroups. The process, for its last figures."""
+        if exec_id:
+            added = self._exec(exec_id)
+            if added.stage not in (processes.ADDED, processes.ENDED):
+                raise StateError(f"exec {exec_id} is {added.stage}")
+            added.streams.close()
+            return self.execs.pop(exec_id)
+        init = self._init()
+        if self.state != state.STOPPED:
+            raise StateError(f"container {self.id} is {self.state}, not {state.STOPPED}")
+        self._let_go_of_cgroup()
+        self._log.close()
+        self.deleted = True
+        return init
+
+    def _let_go_of_cgroup(self) -> None:
+        if self._freezer is not None:
+            self._freezer.close()
+            self._freezer = None
+        if self.cgroup is not None and self.cgroup.exists():
+            self.cgroup.remove_tree(REMOVE_PATIENCE)
+
+    # What there is.
+
+    def process(self, exec_id: str) -> Process:
+        """Init for "", else the exec. Raises NotFound."""
+        return self._exec(exec_id) if exec_id else self._init()
+
+    def pids(self) -> list[int]:
+        """Every process in the leaf and below it."""
+        self._init()
+        leaf = self._leaf()
+        return sorted(pid for cgroup in (leaf, *leaf.descendants()) for pid in cgroup.processes())
+
+    def _init(self) -> Process:
+        if self.init is None or self.deleted:
+            raise NotFound(f"container {self.id} does not exist")
+        return self.init
+
+    def _exec(self, exec_id: str) -> Process:
+        self._init()
+        if exec_id not in self.execs:
+            raise NotFound(f"exec {exec_id} does not exist")
+        return self.execs[exec_id]
+
+    def _leaf(self) -> Cgroup:
+        if self.cgroup is None:
+            raise NotFound(f"container {self.id} has no cgroup")
+        return Cgroup(os.path.join(self.cgroup.path, "leaf"))
+
+    def _move(self, wanted: str) -> None:
+        self.state = state.move(self.state, wanted)
+        self._save()
+
+    def _save(self) -> None:
+        init = self.init
+        Checkpoint(
+            id=self.id,
+            boot_id=pidfd.boot_id(),
+            shim_pid=os.getpid(),
+            shim_start_time=pidfd.start_time(os.getpid()),
+            state=self.state,
+            pid=init.pid if init is not None else 0,
+            pid_start_time=init.start_time if init is not None else 0,
+            cgroup=self.cgroup.path if self.cgroup is not None else "",
+            created_at=self.created_at,
+            started_at=init.started_at if init is not None else 0,
+            exit_path=self._options.exit_path or self.bundle.exit,
+            sequence=self.events.last,
+        ).write(self.bundle.checkpoint)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise KernelError.of(error, "read") from error

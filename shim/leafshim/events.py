@@ -1,0 +1,66 @@
+"""The container's events: numbered, kept until they are acknowledged, told to whoever listens.
+
+Rules:
+1. Numbers begin at `first` and grow by one. An event never changes.
+2. An event stays until somebody says that it is safe elsewhere. What is not acknowledged is told again to the next
+   listener that asks for it: telling twice is harmless, since the number is the same.
+3. A listener that does not read holds nobody up: it is fed while less than `HIGH_WATER` bytes wait on its
+   connection, and goes on from its own place in the list when they have drained.
+"""
+
+import time
+
+from leafshim.api.shim import Event, Exit
+from leafshim.ttrpc.server import Call
+
+HIGH_WATER = 256 << 10
+
+
+class _Listener:
+    __slots__ = ("call", "seen")
+
+    def __init__(self, call: Call, seen: int) -> None:
+        self.call = call
+        self.seen = seen
+
+
+class Events:
+    """The events of one container; `first` is the number of the first one to come."""
+
+    def __init__(self, first: int = 1) -> None:
+        self.last = max(first, 1) - 1
+        self._kept: list[Event] = []
+        self._listeners: list[_Listener] = []
+
+    def publish(self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None) -> Event:
+        """Number an event, keep it, and tell the listeners."""
+        self.last += 1
+        event = Event(sequence=self.last, timestamp=time.time_ns(), type=kind, exec_id=exec_id, pid=pid, exit=end)
+        self._kept.append(event)
+        for listener in list(self._listeners):
+            self._feed(listener)
+        return event
+
+    def acknowledge(self, sequence: int) -> None:
+        """Forget the events up to and including `sequence`."""
+        self._kept = [event for event in self._kept if event.sequence > sequence]
+
+    def listen(self, call: Call, after: int) -> None:
+        """Tell `call` every kept event after `after`, and those to come, until its connection ends."""
+        listener = _Listener(call, after)
+        self._listeners.append(listener)
+        call.on_drain = lambda: self._feed(listener)
+        call.on_close = lambda: self._leave(listener)
+        self._feed(listener)
+
+    def _feed(self, listener: _Listener) -> None:
+        for event in self._kept:
+            if listener.call.pending >= HIGH_WATER:
+                return
+            if event.sequence > listener.seen:
+                listener.seen = event.sequence
+                listener.call.send(event)
+
+    def _leave(self, listener: _Listener) -> None:
+        if listener.call.closed and listener in self._listeners:
+            self._listeners.remove(listener)

@@ -1,0 +1,51 @@
+"""The shim's line to the nursery, which keeps copies of the descriptors that a new shim would need.
+
+Nothing here may fail the container: with the nursery gone, the shim goes on alone and nothing is kept.
+"""
+
+import socket
+
+from leafshim import loop as loops
+from leafshim.api import nursery
+from leafshim.errors import LeafError
+from leafshim.kernel import fdpass
+from leafshim.loop import Loop
+
+
+class Keeper:
+    """Owns the shim's end of the socket; None where the shim was started without a nursery."""
+
+    def __init__(self, loop: Loop, connection: socket.socket | None) -> None:
+        self._loop = loop
+        self._connection = connection
+        if connection is not None:
+            connection.setblocking(False)
+            loop.add(connection.fileno(), loops.READ, lambda _mask: self._reply())
+
+    def keep(self, container_id: str, descriptors: dict[str, int]) -> None:
+        """Have copies of these kept under their names, until the supervisor says that they can go."""
+        request = nursery.Request(keep=nursery.Keep(id=container_id, names=list(descriptors)))
+        if self._connection is not None:
+            try:
+                fdpass.send(self._connection, request.encode(), list(descriptors.values()))
+            except LeafError:  # the nursery is gone or does not read: no reason to hold up the container
+                self.close()
+
+    def _reply(self) -> None:
+        """Every request is answered; only the end of the line matters here."""
+        assert self._connection is not None
+        try:
+            gone = not self._connection.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the line; descriptors that are kept stay kept."""
+        if self._connection is not None:
+            self._loop.remove(self._connection.fileno())
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,228 @@
+"""The nursery: a process that has imported all of the shim, and forks one whenever it is asked.
+
+It is the keeper as well: it holds copies of the descriptors that a new shim would need (the pidfd of every init, the
+ends of pipes, terminals, listening sockets), so that the death of a shim closes nothing. It outlives the supervisor
+and does nothing else. Its socket speaks nursery.proto, one message a packet (SOCK_SEQPACKET), to root only.
+
+Rules:
+1. No thread, and gc.freeze() before the first fork: a child shares every page that neither of the two writes.
+2. A child closes all that is not its own before it does anything.
+3. The interpreter runs from a sealed memfd and is not dumpable, so that a container whose init is still our fork can
+   neither read nor overwrite the host's Python through /proc/PID/exe (CVE-2019-5736).
+4. The nursery is the subreaper of the shims (prctl(2), PR_SET_CHILD_SUBREAPER): when a shim dies, its init becomes our
+   child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py, `exit_info`).
+"""
+
+import gc
+import os
+import signal as signal_numbers
+import socket
+import sys
+
+from leafshim import __version__, shim
+from leafshim import loop as loops
+from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
+from leafshim.bundle import Bundle
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.errors import Code, InputError, LeafError, NotFound
+from leafshim.kernel import fdpass, paths, pidfd, process, signals
+from leafshim.kernel.clone import clone3
+from leafshim.loop import Loop
+
+PACKET_MAX = 64 << 10
+LISTENER = "listener"
+
+Answer = tuple[Reply, list[int]]
+
+
+class Nursery:
+    """Serves `server`, a listening SOCK_SEQPACKET socket. Owns every descriptor that it keeps."""
+
+    def __init__(self, loop: Loop, server: socket.socket) -> None:
+        self._loop = loop
+        self._server = server
+        self._supervisors: dict[int, socket.socket] = {}
+        self._shims: dict[int, str] = {}
+        self._kept: dict[str, dict[str, int]] = {}
+        self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
+        server.setblocking(False)
+        loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
+        loop.add(self._arrivals, loops.READ, lambda _mask: self._reap())
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._server.accept()
+        except BlockingIOError:
+            return
+        if not shim.authorized(*fdpass.peer_credentials(connection)):
+            connection.close()
+            return
+        self._supervisors[connection.fileno()] = connection
+        self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._loop.add(connection.fileno(), loops.READ, lambda _mask: self._receive(connection))
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self._loop.remove(connection.fileno())
+        self._supervisors.pop(connection.fileno(), None)
+        connection.close()
+
+    def _receive(self, connection: socket.socket) -> None:
+        """One packet. Whatever is wrong with it is the sender's problem alone."""
+        try:
+            data, descriptors = fdpass.receive(connection, PACKET_MAX)
+        except LeafError:
+            data, descriptors = b"", []
+        if not data:
+            self._hang_up(connection)
+            return
+        try:
+            reply, attached = self._answer(Request.decode(data), descriptors)
+        except LeafError as error:
+            reply, attached = Reply(code=error.code, message=str(error)), []
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        self._send(connection, Packet(reply=reply), attached)
+
+    def _send(self, connection: socket.socket, packet: Packet, descriptors: list[int]) -> None:
+        """A supervisor that does not read is cut off: it can connect again and ask."""
+        try:
+            fdpass.send(connection, packet.encode(), descriptors)
+        except LeafError:
+            self._hang_up(connection)
+
+    def _answer(self, request: Request, descriptors: list[int]) -> Answer:
+        if request.spawn is not None:
+            return self._spawn(request.spawn)
+        if request.keep is not None:
+            return self._keep(request.keep, descriptors)
+        if request.take is not None:
+            return self._take(request.take)
+        if request.forget is not None:
+            return self._forget(request.forget)
+        if request.survey is not None:
+            return self._survey()
+        raise InputError("an empty request")
+
+    # Forking.
+
+    def _spawn(self, request: Spawn) -> Answer:
+        bundle = Bundle(request.bundle)
+        listener = fdpass.listen(bundle.socket)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        cgroup = Cgroup(request.cgroup).open()
+        try:
+            pid, fd = clone3(0, cgroup=cgroup)
+            if pid == 0:
+                _become_shim(request.id, bundle, listener, theirs)
+        finally:
+            os.close(cgroup)
+            theirs.close()
+        self._shims[pid] = request.id
+        self._hold(request.id, LISTENER, os.dup(listener.fileno()))
+        listener.close()
+        self._serve(ours)
+        return Reply(code=Code.OK, pid=pid, start_time=pidfd.start_time(pid)), [fd]
+
+    def _reap(self) -> None:
+        """Shims, and inits whose shim died (rule 4)."""
+        signals.drain(self._arrivals)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._shims:
+                notice = Packet(notice=Notice(id=self._shims.pop(pid), pid=pid, wait_status=status))
+                for connection in tuple(self._supervisors.values()):
+                    self._send(connection, notice, [])
+
+    # Keeping.
+
+    def _hold(self, container_id: str, name: str, fd: int) -> None:
+        held = self._kept.setdefault(container_id, {})
+        if name in held:
+            os.close(held[name])
+        held[name] = fd
+
+    def _keep(self, request: Keep, descriptors: list[int]) -> Answer:
+        if len(request.names) != len(descriptors):
+            raise InputError(f"{len(request.names)} names for {len(descriptors)} descriptors")
+        for name, fd in zip(request.names, descriptors, strict=True):
+            self._hold(request.id, name, os.dup(fd))
+        return Reply(code=Code.OK), []
+
+    def _take(self, request: Take) -> Answer:
+        held = self._kept.get(request.id)
+        if held is None:
+            raise NotFound(f"nothing is kept for container {request.id}")
+        return Reply(code=Code.OK, names=list(held)), list(held.values())
+
+    def _forget(self, request: Forget) -> Answer:
+        for fd in self._kept.pop(request.id, {}).values():
+            os.close(fd)
+        return Reply(code=Code.OK), []
+
+    def _survey(self) -> Answer:
+        held = [Held(id=container_id, names=list(names)) for container_id, names in self._kept.items()]
+        return Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()), []
+
+
+def _become_shim(container_id: str, bundle: Bundle, listener: socket.socket, nursery: socket.socket) -> None:
+    """The rest of a forked child's life. Does not return.
+
+    The nursery's objects stay referenced by the frames below us, so none of them is ever finalized here and closes a
+    descriptor number that has become ours.
+    """
+    status = 1
+    try:
+        low, high = sorted((listener.fileno(), nursery.fileno()))
+        os.closerange(3, low)
+        os.closerange(low + 1, high)
+        os.closerange(high + 1, 1 << 30)
+        shim.run(container_id, bundle, listener, nursery)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """`python -I -m leafshim.nursery (--fd N | --socket PATH) [--cgroup PATH]`: serve until killed.
+
+    `--fd`: an inherited listening socket. `--cgroup`: where to move to first, the absolute path of a leaf.
+    """
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    _leave_the_hosts_interpreter()
+    if "--cgroup" in options:
+        Cgroup(options["--cgroup"]).write("cgroup.procs", "0")
+    if "--fd" in options:
+        server = socket.socket(fileno=int(options["--fd"]))
+        server.set_inheritable(False)
+    else:
+        server = fdpass.listen(options["--socket"], kind=socket.SOCK_SEQPACKET)
+    if os.getpid() != os.getsid(0):
+        os.setsid()
+    process.set_name("leafd-nursery")
+    process.set_dumpable(False)
+    process.set_subreaper(True)
+    loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
+    Nursery(loop, server)
+    gc.collect()
+    gc.freeze()
+    loop.run()
+
+
+def _leave_the_hosts_interpreter() -> None:
+    """Run on from a sealed copy of the interpreter in memory (rule 3)."""
+    if not os.readlink("/proc/self/exe").startswith("/memfd:"):
+        copy = paths.sealed_copy("/proc/self/exe", "leafd-python")
+        os.execve(f"/proc/self/fd/{copy}", [sys.executable, *sys.orig_argv[1:]], os.environ)
+
+
+if __name__ == "__main__":
+    main()
