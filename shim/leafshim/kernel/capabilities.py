@@ -1,0 +1,103 @@
+"""Capabilities (capabilities(7)): names, and the five sets. A set is an integer, bit N for capability N."""
+
+import errno
+import struct
+
+from leafshim.errors import InputError, KernelError
+from leafshim.kernel import syscalls
+
+_VERSION_3 = 0x20080522
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# linux/capability.h: the index is the number.
+NAMES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+)
+
+
+def to_set(names: list[str]) -> int:
+    """The set of these names ("CAP_KILL"). Raises InputError for an unknown one."""
+    result = 0
+    for name in names:
+        if name not in NAMES:
+            raise InputError(f"{name}: no such capability")
+        result |= 1 << NAMES.index(name)
+    return result
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """The calling thread's three sets, capset(2). Raises KernelError."""
+    sets = (effective, permitted, inheritable)
+    low, high = ([bits >> shift & 0xFFFFFFFF for bits in sets] for shift in (0, 32))
+    syscalls.capset(struct.pack("Ii", _VERSION_3, 0), struct.pack("6I", *low, *high))
+
+
+def limit_bounding(keep: int) -> None:
+    """Drop from the bounding set, for good, what is not in `keep`; those unknown to NAMES too. Raises KernelError."""
+    number = 0
+    while (held := _held(number)) is not None:
+        if held and not keep >> number & 1:
+            syscalls.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+        number += 1
+
+
+def set_ambient(ambient: int) -> None:
+    """Exactly these in the ambient set; each must be permitted and inheritable (EPERM). Raises KernelError."""
+    syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for number in range(ambient.bit_length()):
+        if ambient >> number & 1:
+            syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+
+
+def _held(number: int) -> bool | None:
+    """Whether it is in the bounding set; None past the last that this kernel knows."""
+    try:
+        return bool(syscalls.prctl(_PR_CAPBSET_READ, number, 0, 0, 0))
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
