@@ -10,7 +10,7 @@ Rules:
 
 import time
 
-from leafshim.api.shim import Event, Exit
+from leafshim.api.shim import Event, EventsRequest, Exit
 from leafshim.ttrpc.server import Call
 
 HIGH_WATER = 256 << 10
@@ -19,7 +19,7 @@ HIGH_WATER = 256 << 10
 class _Listener:
     __slots__ = ("call", "seen")
 
-    def __init__(self, call: Call, seen: int) -> None:
+    def __init__(self, call: Call[EventsRequest, Event], seen: int) -> None:
         self.call = call
         self.seen = seen
 
@@ -45,7 +45,7 @@ class Events:
         """Forget the events up to and including `sequence`."""
         self._kept = [event for event in self._kept if event.sequence > sequence]
 
-    def listen(self, call: Call, after: int) -> None:
+    def listen(self, call: Call[EventsRequest, Event], after: int) -> None:
         """Tell `call` every kept event after `after`, and those to come, until its connection ends."""
         listener = _Listener(call, after)
         self._listeners.append(listener)

@@ -209,7 +209,7 @@ def main() -> None:
         os.setsid()
     process.set_name("leafd-nursery")
     process.set_dumpable(False)
-    process.set_subreaper(True)
+    process.set_child_subreaper(True)
     loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
     Nursery(loop, server)
     gc.collect()

@@ -6,24 +6,51 @@ NotFound, everywhere but in Connect and Shutdown, as containerd's shims have it.
 """
 
 import os
+from typing import Any
 
 from leafshim import __version__
 from leafshim import process as processes
 from leafshim.api import shim, task
+from leafshim.api.task import (
+    CloseIORequest,
+    ConnectRequest,
+    ConnectResponse,
+    CreateTaskRequest,
+    CreateTaskResponse,
+    DeleteRequest,
+    DeleteResponse,
+    ExecProcessRequest,
+    KillRequest,
+    PauseRequest,
+    PidsRequest,
+    PidsResponse,
+    ProcessInfo,
+    ResizePtyRequest,
+    ResumeRequest,
+    ShutdownRequest,
+    StartRequest,
+    StartResponse,
+    StateRequest,
+    StateResponse,
+    Status,
+    WaitRequest,
+    WaitResponse,
+)
 from leafshim.api.wellknown import Empty, Timestamp
 from leafshim.container import Container
 from leafshim.errors import InputError, NotFound, StateError, Unsupported
 from leafshim.loop import Loop
 from leafshim.streams import Attachment
-from leafshim.ttrpc.server import Call, Handlers
+from leafshim.ttrpc.server import Call, Handler
+from leafshim.ttrpc.service import Method
 
 _STATUS = {
-    processes.ADDED: task.Status.CREATED,
-    processes.LAUNCHING: task.Status.CREATED,
-    processes.CREATED: task.Status.CREATED,
-    processes.RELEASING: task.Status.RUNNING,
-    processes.RUNNING: task.Status.RUNNING,
-    processes.ENDED: task.Status.STOPPED,
+    processes.ADDED: Status.CREATED,
+    processes.LAUNCHING: Status.CREATED,
+    processes.CREATED: Status.CREATED,
+    processes.RELEASING: Status.RUNNING,
+    processes.RUNNING: Status.RUNNING,
+    processes.ENDED: Status.STOPPED,
 }
 
 
@@ -34,28 +61,31 @@ class Service:
         self._loop = loop
         self._container = container
 
-    def handlers(self) -> Handlers:
+    def handlers(self) -> dict[Method[Any, Any], Handler]:
         """Every method that the shim serves."""
-        table = Handlers()
-        table.add(shim.INFO, self.info)
-        table.add(shim.EVENTS, self.events)
-        table.add(shim.ACKNOWLEDGE, self.acknowledge)
-        table.add(shim.ATTACH, self.attach)
+        table: dict[Method[Any, Any], Handler] = {
+            shim.INFO: self.info,
+            shim.EVENTS: self.events,
+            shim.ACKNOWLEDGE: self.acknowledge,
+            shim.ATTACH: self.attach,
+        }
         for version in (task.V2, task.V3):
-            table.add(version.state, self.state)
-            table.add(version.create, self.create)
-            table.add(version.start, self.start)
-            table.add(version.delete, self.delete)
-            table.add(version.pids, self.pids)
-            table.add(version.pause, self.pause)
-            table.add(version.resume, self.resume)
-            table.add(version.kill, self.kill)
-            table.add(version.exec, self.exec)
-            table.add(version.resize_pty, self.resize_pty)
-            table.add(version.close_io, self.close_io)
-            table.add(version.wait, self.wait)
-            table.add(version.connect, self.connect)
-            table.add(version.shutdown, self.shutdown)
+            table |= {
+                version.state: self.state,
+                version.create: self.create,
+                version.start: self.start,
+                version.delete: self.delete,
+                version.pids: self.pids,
+                version.pause: self.pause,
+                version.resume: self.resume,
+                version.kill: self.kill,
+                version.exec: self.exec,
+                version.resize_pty: self.resize_pty,
+                version.close_io: self.close_io,
+                version.wait: self.wait,
+                version.connect: self.connect,
+                version.shutdown: self.shutdown,
+            }
         return table
 
     def _named(self, container_id: str) -> Container:
@@ -65,7 +95,7 @@ class Service:
 
     # containerd's Task.
 
-    def create(self, request: task.CreateTaskRequest, call: "Call[task.CreateTaskResponse]") -> None:
+    def create(self, request: CreateTaskRequest, call: Call[CreateTaskRequest, CreateTaskResponse]) -> None:
         """Make init; the answer carries its pid."""
         container = self._named(request.id)
         if request.checkpoint or request.parent_checkpoint:
@@ -74,30 +104,30 @@ class Service:
         if request.options is not None and request.options.type_url:
             options = request.options.unpack(shim.CreateOptions)
         container.create(
-            request, options, lambda: call.reply(task.CreateTaskResponse(pid=container.process("").pid)), call.fail
+            request, options, lambda: call.reply(CreateTaskResponse(pid=container.process("").pid)), call.fail
         )
 
-    def start(self, request: task.StartRequest, call: "Call[task.StartResponse]") -> None:
+    def start(self, request: StartRequest, call: Call[StartRequest, StartResponse]) -> None:
         """Run init, or an exec; the answer carries its pid."""
         container = self._named(request.id)
         process = container.process(request.exec_id)
 
         def done() -> None:
-            call.reply(task.StartResponse(pid=process.pid))
+            call.reply(StartResponse(pid=process.pid))
 
         if request.exec_id:
             container.start_exec(request.exec_id, done, call.fail)
         else:
             container.start(done, call.fail)
 
-    def state(self, request: task.StateRequest, call: "Call[task.StateResponse]") -> task.StateResponse:
+    def state(self, request: StateRequest, call: Call[StateRequest, StateResponse]) -> StateResponse:
         """What containerd wants to know of a process."""
         container = self._named(request.id)
         process = container.process(request.exec_id)
         status = _STATUS[process.stage]
-        if status == task.Status.RUNNING and container.paused:
-            status = task.Status.PAUSED
-        answer = task.StateResponse(
+        if status == Status.RUNNING and container.paused:
+            status = Status.PAUSED
+        answer = StateResponse(
             id=container.id,
             bundle=container.bundle.path,
             pid=process.pid,
@@ -110,71 +140,69 @@ class Service:
             answer.exited_at = Timestamp.from_ns(process.exit.finished_at)
         return answer
 
-    def delete(self, request: task.DeleteRequest, call: "Call[task.DeleteResponse]") -> task.DeleteResponse:
+    def delete(self, request: DeleteRequest, call: Call[DeleteRequest, DeleteResponse]) -> DeleteResponse:
         """Forget an ended process; with init go the cgroups."""
         process = self._named(request.id).delete(request.exec_id)
-        answer = task.DeleteResponse(pid=process.pid)
+        answer = DeleteResponse(pid=process.pid)
         if process.exit is not None:
             answer.exit_status = process.exit.status or 0
             answer.exited_at = Timestamp.from_ns(process.exit.finished_at)
         return answer
 
-    def wait(self, request: task.WaitRequest, call: "Call[task.WaitResponse]") -> None:
+    def wait(self, request: WaitRequest, call: Call[WaitRequest, WaitResponse]) -> None:
         """Answer when the process has ended; at once if it has."""
         process = self._named(request.id).process(request.exec_id)
 
         def done() -> None:
             assert process.exit is not None
             ended = Timestamp.from_ns(process.exit.finished_at)
-            call.reply(task.WaitResponse(exit_status=process.exit.status or 0, exited_at=ended))
+            call.reply(WaitResponse(exit_status=process.exit.status or 0, exited_at=ended))
 
         process.wait(done)
 
-    def kill(self, request: task.KillRequest, call: "Call[Empty]") -> Empty:
+    def kill(self, request: KillRequest, call: Call[KillRequest, Empty]) -> Empty:
         """Send a signal to init, to an exec, or with `all` to every process."""
         if not 0 <= request.signal <= 64:
             raise InputError(f"signal: {request.signal} is no signal")
         self._named(request.id).kill(request.exec_id, request.signal, request.all)
         return Empty()
 
-    def pause(self, request: task.PauseRequest, call: "Call[Empty]") -> None:
+    def pause(self, request: PauseRequest, call: Call[PauseRequest, Empty]) -> None:
         """Freeze; answered when everything stands still."""
         self._named(request.id).pause(lambda: call.reply(Empty()), call.fail)
 
-    def resume(self, request: task.ResumeRequest, call: "Call[Empty]") -> None:
+    def resume(self, request: ResumeRequest, call: Call[ResumeRequest, Empty]) -> None:
         """Thaw."""
         self._named(request.id).resume(lambda: call.reply(Empty()), call.fail)
 
-    def exec(self, request: task.ExecProcessRequest, call: "Call[Empty]") -> Empty:
+    def exec(self, request: ExecProcessRequest, call: Call[ExecProcessRequest, Empty]) -> Empty:
         """Register an exec; Start runs it."""
         self._named(request.id).add_exec(request)
         return Empty()
 
-    def resize_pty(self, request: task.ResizePtyRequest, call: "Call[Empty]") -> Empty:
+    def resize_pty(self, request: ResizePtyRequest, call: Call[ResizePtyRequest, Empty]) -> Empty:
         """Set the size of a terminal; without one, nothing."""
         self._named(request.id).process(request.exec_id).streams.resize(request.width, request.height)
         return Empty()
 
-    def close_io(self, request: task.CloseIORequest, call: "Call[Empty]") -> Empty:
+    def close_io(self, request: CloseIORequest, call: Call[CloseIORequest, Empty]) -> Empty:
         """Close standard input once what is queued was read."""
         process = self._named(request.id).process(request.exec_id)
         if request.stdin:
             process.streams.close_stdin()
         return Empty()
 
-    def pids(self, request: task.PidsRequest, call: "Call[task.PidsResponse]") -> task.PidsResponse:
+    def pids(self, request: PidsRequest, call: Call[PidsRequest, PidsResponse]) -> PidsResponse:
         """Every process of the container."""
         pids = self._named(request.id).pids()
-        return task.PidsResponse(processes=[task.ProcessInfo(pid=pid) for pid in pids])
+        return PidsResponse(processes=[ProcessInfo(pid=pid) for pid in pids])
 
-    def connect(self, request: task.ConnectRequest, call: "Call[task.ConnectResponse]") -> task.ConnectResponse:
+    def connect(self, request: ConnectRequest, call: Call[ConnectRequest, ConnectResponse]) -> ConnectResponse:
         """Who is there, also before a container is."""
         init = self._container.init
-        return task.ConnectResponse(
-            shim_pid=os.getpid(), task_pid=init.pid if init is not None else 0, version=__version__
-        )
+        return ConnectResponse(shim_pid=os.getpid(), task_pid=init.pid if init is not None else 0, version=__version__)
 
-    def shutdown(self, request: task.ShutdownRequest, call: "Call[Empty]") -> Empty:
+    def shutdown(self, request: ShutdownRequest, call: Call[ShutdownRequest, Empty]) -> Empty:
         """End the shim, unless a container remains (containerd asks after every Delete)."""
         if self._container.init is None or self._container.deleted:
             self._loop.call_later(0, self._loop.stop)
@@ -184,7 +212,7 @@ class Service:
 
     # Our own.
 
-    def info(self, request: shim.InfoRequest, call: "Call[shim.InfoResponse]") -> shim.InfoResponse:
+    def info(self, request: shim.InfoRequest, call: Call[shim.InfoRequest, shim.InfoResponse]) -> shim.InfoResponse:
         """All that the shim knows of its container."""
         container = self._container
         answer = shim.InfoResponse(
@@ -206,18 +234,18 @@ class Service:
             answer.finished_at = init.exit.finished_at if init.exit is not None else 0
         return answer
 
-    def events(self, request: shim.EventsRequest, call: "Call[shim.Event]") -> None:
+    def events(self, request: shim.EventsRequest, call: Call[shim.EventsRequest, shim.Event]) -> None:
         """Every kept event after `after`, and those to come."""
         self._container.events.listen(call, request.after)
 
     def acknowledge(
-        self, request: shim.AcknowledgeRequest, call: "Call[shim.AcknowledgeResponse]"
+        self, request: shim.AcknowledgeRequest, call: Call[shim.AcknowledgeRequest, shim.AcknowledgeResponse]
     ) -> shim.AcknowledgeResponse:
         """Forget what is safe elsewhere."""
         self._container.events.acknowledge(request.sequence)
         return shim.AcknowledgeResponse()
 
-    def attach(self, request: shim.AttachInput | None, call: "Call[shim.AttachOutput]") -> None:
+    def attach(self, request: shim.AttachInput, call: Call[shim.AttachInput, shim.AttachOutput]) -> None:
         """Join a process's streams; the first message selects it."""
 
         def select(first: shim.AttachInput) -> None:

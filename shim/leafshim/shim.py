@@ -27,7 +27,7 @@ def run(container_id: str, bundle: Bundle, listener: socket.socket, nursery: soc
     """Serve one container on `listener`, until Shutdown. Owns both sockets."""
     os.setsid()
     process.set_name("leafd-shim")
-    process.set_subreaper(True)
+    process.set_child_subreaper(True)
     loop = Loop(lambda error: _note_defect(bundle, error))
     keeper = Keeper(loop, nursery)
     container = Container(loop, keeper, container_id, bundle)

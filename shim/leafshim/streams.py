@@ -42,7 +42,7 @@ PIPE_MAX = 1 << 20  # /proc/sys/fs/pipe-max-size: what a workload can make of ou
 class Attachment:
     """One client that watches a process, and perhaps types into it."""
 
-    def __init__(self, call: Call, first: AttachInput) -> None:
+    def __init__(self, call: Call[AttachInput, AttachOutput], first: AttachInput) -> None:
         self.call = call
         self.stdin = first.stdin
         self.lossless = first.lossless
