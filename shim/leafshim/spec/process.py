@@ -1,26 +1,13 @@
 """The `process` object: who runs what, with which rights. Used for the init and for every exec."""
 
 from leafshim.errors import InputError
+from leafshim.kernel.capabilities import NAMES
+from leafshim.kernel.process import RLIM_INFINITY, RLIMIT
 from leafshim.spec.fields import Fields, absolute
 from leafshim.spec.model import Capabilities, Process, Rlimit, User
 
 MAX_ID = 2**32 - 2
 """2³²-1 is (uid_t) -1, which the kernel's interfaces read as "leave it as it is"; so it is nobody's id."""
-
-_MAX_RLIMIT = 2**64 - 1
-
-_CAPABILITIES = """
-CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
-NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
-SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP
-MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-"""
-CAPABILITIES = tuple(f"CAP_{name}" for name in _CAPABILITIES.split())
-"""linux/capability.h: the position is the capability's number."""
-
-_RLIMITS = "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME"
-RLIMITS = tuple(f"RLIMIT_{name}" for name in _RLIMITS.split())
-"""asm-generic/resource.h: the position is the resource's number. Python's own `resource` lacks RLIMIT_LOCKS."""
 
 
 def process(fields: Fields) -> Process:
@@ -91,9 +78,9 @@ def _capabilities(fields: Fields) -> Capabilities:
 def _mask(fields: Fields, name: str) -> int:
     mask = 0
     for index, capability in enumerate(fields.strings(name)):
-        if capability not in CAPABILITIES:
+        if capability not in NAMES:
             raise InputError(f"{fields.at(name)}[{index}]: no such capability: {capability}")
-        mask |= 1 << CAPABILITIES.index(capability)
+        mask |= 1 << NAMES.index(capability)
     return mask
 
 
@@ -101,12 +88,12 @@ def _rlimits(fields: Fields) -> tuple[Rlimit, ...]:
     limits: dict[str, Rlimit] = {}
     for item in fields.objects("rlimits"):
         name = item.string("type")
-        if name not in RLIMITS:
+        if name not in RLIMIT:
             raise InputError(f"{item.at('type')}: no such resource limit: {name}")
         if name in limits:
             raise InputError(f"{item.at('type')}: {name} is there twice")
-        hard = item.integer("hard", 0, _MAX_RLIMIT)
-        limits[name] = Rlimit(name, RLIMITS.index(name), item.integer("soft", 0, _MAX_RLIMIT), hard)
+        hard = item.integer("hard", 0, RLIM_INFINITY)
+        limits[name] = Rlimit(name, RLIMIT[name], item.integer("soft", 0, RLIM_INFINITY), hard)
         if limits[name].soft > hard:
             raise InputError(f"{item.at('soft')}: must not be above hard")
         item.end()

@@ -1,0 +1,73 @@
+"""The child, from the clone to execve. It never returns, and carries out what was decided before it was born.
+
+It is a copy of the shim: its first acts make it nobody's business (not dumpable, signals as execve's programs expect
+them, a session of its own), and its last one marks every descriptor of the shim's to be closed by execve. Not before:
+the channel has to outlive an execve that fails.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+from typing import NoReturn
+
+from leafshim.errors import InternalError, KernelError, LeafError
+from leafshim.kernel.paths import CLOSE_RANGE_CLOEXEC, close_range
+from leafshim.kernel.process import set_dumpable
+from leafshim.launch.handshake import READY, Channel, failed
+from leafshim.launch.operation import Setup
+from leafshim.launch.plan import Plan
+
+
+def run(plan: Plan, end: socket.socket, stdio: tuple[int, int, int] | None) -> NoReturn:
+    """Carry out the plan; tell the parent at `end` when a step fails, and exit with status 1."""
+    channel = Channel(end)
+    try:
+        _launch(plan, Setup(channel), stdio)
+    except LeafError as error:
+        channel.send(failed(error))
+    except BaseException as error:
+        # No exception may reach the shim's own frames: this is another process.
+        channel.send(failed(InternalError(f"{type(error).__name__}: {error}")))
+    finally:
+        os._exit(1)
+
+
+def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoReturn:
+    # A process of the container's pid namespace could otherwise look at the host's interpreter and at the shim's
+    # descriptors through /proc/PID (CVE-2019-5736).
+    set_dumpable(False)
+    _reset_signals()
+    os.setsid()
+    os.umask(0)
+    if stdio is not None:
+        _connect(stdio)
+    for operation in plan.operations:
+        try:
+            operation.execute(setup)
+        except KernelError as error:
+            raise operation.failure(error) from None
+        except OSError as error:
+            raise operation.failure(KernelError.of(error, operation.action)) from None
+    file = plan.program.find()
+    setup.channel.send(READY, setup.console)
+    if plan.waits:
+        setup.channel.wait()
+    close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+    plan.program.run(file)
+
+
+def _reset_signals() -> None:
+    # execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. Handlers go at
+    # once: Python's would write to the shim's own wake-up descriptor.
+    for number in signal.valid_signals():
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _connect(stdio: tuple[int, int, int]) -> None:
+    # Copies first: one of the three may itself be 0, 1 or 2.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
+    for stream, copy in enumerate(copies):
+        os.dup2(copy, stream)

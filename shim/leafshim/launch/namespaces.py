@@ -1,0 +1,140 @@
+"""Namespaces that clone3 cannot give, and what belongs to a new one: its maps, names, sysctls and loopback device."""
+
+import fcntl
+import os
+import socket
+import struct
+
+from leafshim.kernel import process, procfs
+from leafshim.kernel.namespaces import CLONE_NEWCGROUP, FLAG, NAME, setns, unshare
+from leafshim.launch.handshake import MAPS_WANTED
+from leafshim.launch.operation import Operation, Setup
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+_IFREQ = struct.Struct("16sh22x")
+
+
+class Join(Operation):
+    """The namespace at a path of the host."""
+
+    __slots__ = ("_flag",)
+
+    def __init__(self, kind: str, path: str) -> None:
+        super().__init__(f"join {kind} namespace", path)
+        self._flag = FLAG[kind]
+
+    def execute(self, setup: Setup) -> None:
+        setns(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), self._flag)
+
+
+class JoinContainer(Operation):
+    """All namespaces of a container's init but the pid namespace, which its parent gave us; and so its root."""
+
+    __slots__ = ("_flags", "_pidfd")
+
+    def __init__(self, pidfd: int, flags: int) -> None:
+        super().__init__("join container")
+        self._pidfd = pidfd
+        self._flags = flags
+
+    def detail(self) -> str:
+        return ", ".join(name for flag, name in NAME.items() if flag & self._flags)
+
+    def execute(self, setup: Setup) -> None:
+        setns(self._pidfd, self._flags)
+        setup.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+class NewCgroupNamespace(Operation):
+    """By the child itself: clone3 would make the parent's cgroup the namespace's root, not the one it moves us to."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("unshare cgroup namespace")
+
+    def execute(self, setup: Setup) -> None:
+        unshare(CLONE_NEWCGROUP)
+
+
+class WaitForMaps(Operation):
+    """The parent writes uid_map and gid_map: more than one line takes rights outside (user_namespaces(7))."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("wait for id maps")
+
+    def execute(self, setup: Setup) -> None:
+        setup.channel.send(MAPS_WANTED)
+        setup.channel.wait()
+
+
+class BecomeRoot(Operation):
+    """Id 0 of the user namespace. Until here we are an id that it does not map, which can open the host's paths as
+    before but own no file of the container's (EOVERFLOW).
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("become root of the user namespace")
+
+    def execute(self, setup: Setup) -> None:
+        process.set_gid(0)
+        process.set_uid(0)
+        process.set_dumpable(False)
+
+
+class SetHostName(Operation):
+    """The name of the new UTS namespace."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__("set host name", name)
+
+    def execute(self, setup: Setup) -> None:
+        process.set_host_name(self.path)
+
+
+class SetDomainName(Operation):
+    """The NIS domain of the new UTS namespace."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__("set domain name", name)
+
+    def execute(self, setup: Setup) -> None:
+        process.set_domain_name(self.path)
+
+
+class SetSysctl(Operation):
+    """A kernel parameter of a new namespace, through the host's /proc: it shows the namespaces of who opens it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, name: str, value: str) -> None:
+        super().__init__("set sysctl", name)
+        self._value = value
+
+    def detail(self) -> str:
+        return f"to {self._value}"
+
+    def execute(self, setup: Setup) -> None:
+        procfs.write(f"sys/{self.path}", self._value)
+
+
+class StartLoopback(Operation):
+    """A new network namespace has one device, and that is down."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("start device", "lo")
+
+    def execute(self, setup: Setup) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))

@@ -1,0 +1,185 @@
+"""The parent's side of a launch: one clone, and then a state that moves when the child says something.
+
+Rules:
+1. The caller has one thread, and its descriptors 0, 1 and 2 are open.
+2. `spawn` never waits. When `Child.channel` is readable, `advance` is called and tells what happened.
+3. The caller owns `pid` (it reaps) and `pidfd` (it closes it); `close` ends the conversation only.
+"""
+
+import errno
+import os
+import signal
+import socket
+from typing import TypeAlias
+
+from leafshim.cgroup.hierarchy import find_mount
+from leafshim.errors import InputError, KernelError, LeafError, StateError
+from leafshim.kernel import fdpass, pidfd
+from leafshim.kernel.clone import clone3
+from leafshim.kernel.namespaces import CLONE_NEWPID, setns
+from leafshim.launch import handshake
+from leafshim.launch.child import run
+from leafshim.launch.plan import Plan
+
+_LONGEST_MESSAGE = 1 << 16
+
+
+class Ready:
+    """Everything is in place, the program was found. `console`: a terminal's master, the caller's to close."""
+
+    __slots__ = ("console",)
+
+    def __init__(self, console: int | None) -> None:
+        self.console = console
+
+
+class Executed:
+    """The child has become the program."""
+
+    __slots__ = ()
+
+
+class Failed:
+    """It will not run; the child exits by itself."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: LeafError) -> None:
+        self.error = error
+
+
+Progress: TypeAlias = Ready | Executed | Failed
+
+
+class Child:
+    """A child on its way to its program. `channel`: a descriptor to wait on for readability."""
+
+    __slots__ = ("_end", "_maps", "_released", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, end: socket.socket, plan: Plan) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self._end = end
+        self._maps = plan.maps
+        self._released = not plan.waits
+
+    @property
+    def channel(self) -> int:
+        """The descriptor; -1 after close."""
+        return self._end.fileno()
+
+    def advance(self) -> Progress | None:
+        """What the child said; None when it is nothing for the caller. Raises KernelError."""
+        try:
+            message, descriptors = fdpass.receive(self._end, _LONGEST_MESSAGE, 1)
+        except KernelError as error:
+            if error.errno == errno.EAGAIN:
+                return None
+            raise
+        if not message:
+            return Executed() if self._released else Failed(StateError("the process ended before it was started"))
+        kind = message[:1]
+        if kind == handshake.READY:
+            return Ready(descriptors[0] if descriptors else None)
+        if kind == handshake.MAPS_WANTED:
+            return self._write_maps()
+        return Failed(handshake.failure(message))
+
+    def release(self) -> None:
+        """Let a child that is Ready become its program. Raises KernelError when it is gone."""
+        self._released = True
+        self._go_on()
+
+    def abort(self) -> None:
+        """Kill it. That it died is seen on `pidfd`."""
+        pidfd.send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the conversation; a child that still waits for its release exits."""
+        self._end.close()
+
+    def _write_maps(self) -> Failed | None:
+        assert self._maps is not None
+        for name, content in zip(("uid_map", "gid_map"), self._maps, strict=True):
+            path = f"/proc/{self.pid}/{name}"
+            try:
+                with open(path, "wb", buffering=0) as file:
+                    file.write(content.encode())
+            except OSError as error:
+                self.abort()
+                return Failed(KernelError("write", error.errno or 0, path))
+        self._go_on()
+        return None
+
+    def _go_on(self) -> None:
+        try:
+            self._end.send(handshake.GO_ON, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise KernelError.of(error, "release") from error
+
+
+def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None) -> Child:
+    """Start a child on the plan, born in the cgroup `leaf` (an absolute path), with these standard streams.
+
+    `stdio` is None for a plan with a terminal. Raises InputError, KernelError.
+    """
+    if (stdio is None) != plan.terminal:
+        raise InputError("standard streams: needed without a terminal, and not with one")
+    ours, theirs = handshake.pair()
+    try:
+        pid, descriptor = _clone(plan, leaf, theirs, stdio)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return Child(pid, descriptor, ours, plan)
+
+
+def _clone(plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int] | None) -> tuple[int, int]:
+    try:
+        return _clone_into(plan, leaf, end, stdio)
+    except KernelError as error:
+        # Where the workload gave controllers to cgroups of its own, its leaf takes no process any more
+        # (cgroups(7), "no internal processes"). A further process goes where init is now.
+        if error.errno != errno.EBUSY or plan.init_pidfd is None:
+            raise
+    return _clone_into(plan, _cgroup_of(plan.init_pidfd), end, stdio)
+
+
+def _clone_into(plan: Plan, cgroup: str, end: socket.socket, stdio: tuple[int, int, int] | None) -> tuple[int, int]:
+    descriptors: list[int] = []
+    joined = False
+    try:
+        descriptors.append(own := os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
+        descriptors.append(directory := os.open(cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        if plan.pid_namespace is not None:
+            namespace = plan.pid_namespace
+            if isinstance(namespace, str):
+                descriptors.append(namespace := os.open(namespace, os.O_RDONLY | os.O_CLOEXEC))
+            # This is for our children; we ourselves stay (pid_namespaces(7)).
+            setns(namespace, CLONE_NEWPID)
+            joined = True
+        pid, descriptor = clone3(plan.clone_flags, cgroup=directory)
+        if pid == 0:
+            run(plan, end, stdio)
+        return pid, descriptor
+    except OSError as error:
+        raise KernelError.of(error, "open") from error
+    finally:
+        if joined:
+            setns(own, CLONE_NEWPID)
+        for opened in descriptors:
+            os.close(opened)
+
+
+def _cgroup_of(init_pidfd: int) -> str:
+    pid = pidfd.pid_of(init_pidfd)
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            # cgroups(7): "0::PATH" is the unified hierarchy's line, with the path from its mount on.
+            path = next(line.rstrip("\n").partition("::")[2] for line in file if line.startswith("0::"))
+    except OSError as error:
+        raise KernelError.of(error, "read") from error
+    return f"{find_mount()}{path}"
