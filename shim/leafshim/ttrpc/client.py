@@ -19,16 +19,13 @@ from typing import Generic
 
 from leafshim.errors import DeadlineExceeded, InputError, LeafError, ResourceExhausted, StateError, Unavailable
 from leafshim.ttrpc.connection import (
-    OPEN,
-    REPLYING,
-    UNARY,
     ClientConnection,
     Failed,
     MessageReceived,
     ResponseReceived,
 )
 from leafshim.ttrpc.frames import PAYLOAD_LIMIT
-from leafshim.ttrpc.service import Method, RequestT, ResponseT
+from leafshim.ttrpc.service import Method, RequestT, ResponseT, opening
 
 OUTPUT_LIMIT = 2 * PAYLOAD_LIMIT
 _CHUNK = 65536
@@ -135,7 +132,7 @@ class Client:
             method.service,
             method.name,
             payload,
-            state=OPEN if method.client_streaming else REPLYING if method.server_streaming else UNARY,
+            state=opening(method),
             timeout_ns=0 if timeout is None else max(1, int(timeout * 1e9)),
             metadata=metadata,
         )

@@ -119,10 +119,9 @@ class _Connection:
         self._streams: dict[int, str] = {}
         self._last_stream = 0
 
-    @property
-    def streams(self) -> int:
-        """How many streams are not over."""
-        return len(self._streams)
+    def is_open(self, stream: int) -> bool:
+        """Whether this stream has begun and is not over."""
+        return stream in self._streams
 
     def send(self, stream: int, payload: bytes) -> None:
         """Send one message. StateError where the table forbids it, ResourceExhausted over the frame limit."""

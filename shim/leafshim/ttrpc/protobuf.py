@@ -323,9 +323,8 @@ class Message:
         return all(getattr(self, field.name) == getattr(other, field.name) for field in self.fields)
 
     def __repr__(self) -> str:
-        shown = [
-            f"{name}={value!r}" for name, write, explicit in self._writers if (value := getattr(self, name)) or explicit
-        ]
+        values = ((field.name, getattr(self, field.name), field.explicit) for field in self.fields)
+        shown = [f"{name}={value!r}" for name, value, explicit in values if value or (explicit and value is not None)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

@@ -29,11 +29,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol
 
-from leafshim.errors import DeadlineExceeded, InputError, InternalError, LeafError, Unsupported
+from leafshim.errors import DeadlineExceeded, InternalError, LeafError
 from leafshim.ttrpc.connection import (
-    OPEN,
-    REPLYING,
-    UNARY,
     Ended,
     Event,
     Failed,
@@ -43,7 +40,7 @@ from leafshim.ttrpc.connection import (
 )
 from leafshim.ttrpc.frames import PAYLOAD_LIMIT
 from leafshim.ttrpc.protobuf import Message
-from leafshim.ttrpc.service import Method, RequestT, ResponseT
+from leafshim.ttrpc.service import Method, MethodTable, RequestT, ResponseT
 
 OUTPUT_LIMIT = 2 * PAYLOAD_LIMIT
 _CHUNK = 65536
@@ -300,8 +297,7 @@ class _Link:
     def _begin(self, event: RequestReceived) -> None:
         request = event.request
         try:
-            method, handler = self.server.find(request.service, request.method)
-            _check_form(method, event.state)
+            method, handler = self.server.methods.find(request.service, request.method, event.state)
         except LeafError as error:
             self.connection.fail(event.stream, error.code, str(error))
             return
@@ -312,13 +308,6 @@ class _Link:
         if seconds and seconds < _LONGEST_TIMEOUT:
             call._timer = self.server.loop.call_later(max(0.0, seconds), call._expire)
         call._begin(handler, request.payload)
-
-
-def _check_form(method: Method[Any, Any], state: str) -> None:
-    """Refuse a request whose flags are not those of its method: its client would misread the answer."""
-    expected = OPEN if method.client_streaming else REPLYING if method.server_streaming else UNARY
-    if state != expected and not (state == REPLYING and expected == OPEN):  # closed at once, before any message
-        raise InputError(f"{method.service}/{method.name} is not called as {state}")
 
 
 class Server:
@@ -340,9 +329,7 @@ class Server:
         self.on_defect = on_defect
         self.links: set[_Link] = set()
         self._authorize = authorize
-        self._services: dict[str, dict[str, tuple[Method[Any, Any], Handler]]] = {}
-        for method, handler in handlers.items():
-            self._services.setdefault(method.service, {})[method.name] = method, handler
+        self.methods = MethodTable(handlers)
         self._listener = listener
         self._resume: Timer | None = None
         listener.setblocking(False)
@@ -357,15 +344,6 @@ class Server:
         self._listener.close()
         for link in tuple(self.links):
             link.close()
-
-    def find(self, service: str, name: str) -> tuple[Method[Any, Any], Handler]:
-        """The method called so, and its handler. Unsupported when there is none."""
-        methods = self._services.get(service)
-        if methods is None:
-            raise Unsupported(f"no service {service}")
-        if name not in methods:
-            raise Unsupported(f"no method {name} in {service}")
-        return methods[name]
 
     def guard(self, callback: Callable[[], None]) -> None:
         """Call back; an exception is the callback's defect and nobody else's."""
