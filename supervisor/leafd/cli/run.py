@@ -1,0 +1,263 @@
+"""run: make a container and run a command in it."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
+
+import click
+
+from leafd import limits, names
+from leafd.cli import output, views
+from leafd.cli.command import Caller, RunCommand
+from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
+from leafd.cli.terminal import size
+from leafd.client import Client, CreateOptions
+from leafd.describe import Document, describe, parse, parse_mount, wants_terminal
+from leafd.session import Session, connect
+from leafshim.api.containers import Container
+from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError
+
+_NANOSECONDS = 1_000_000_000
+_NAME_ATTEMPTS = 20
+_SETTLE = 10.0  # s; for leafd to have seen the end that we have seen
+
+_DESCRIBING = (
+    "tty",
+    "rootfs",
+    "env",
+    "user",
+    "cwd",
+    "mounts",
+    "hostname",
+    "net",
+    "memory",
+    "cpus",
+    "pids",
+    "cpuset_cpus",
+)
+"""The parameters that say what config.json says, and so do not go with --bundle."""
+
+
+class Flags(TypedDict):
+    """The command line, as click hands it over."""
+
+    command: Sequence[str]
+    detach: bool
+    name: str | None
+    remove: bool
+    interactive: bool
+    tty: bool
+    env: Sequence[str]
+    user: str
+    cwd: str | None
+    rootfs: str | None
+    bundle: str | None
+    mounts: Sequence[str]
+    hostname: str | None
+    net: str
+    memory: str | None
+    cpus: float | None
+    pids: int | None
+    cpuset_cpus: str | None
+    labels: Sequence[str]
+    restart: str
+    timeout: str | None
+
+
+@click.command("run", cls=RunCommand, context_settings={"allow_interspersed_args": False})
+@click.option("-d", "--detach", is_flag=True, help="Print the id and leave it running.")
+@click.option("--name", metavar="ID", help="Its id; generated when absent.")
+@click.option("--rm", "remove", is_flag=True, help="Remove it when it has ended.")
+@process_options
+@click.option("--rootfs", metavar="DIR", help="Root directory; the host's own files, protected, when absent.")
+@click.option("--bundle", metavar="DIR", help="Directory with an OCI config.json that says everything.")
+@click.option(
+    "--mount",
+    "mounts",
+    multiple=True,
+    metavar="SPEC",
+    help="type=bind,src=DIR,dst=DIR[,ro] or type=tmpfs,dst=DIR[,size=64m].",
+)
+@click.option("--hostname", metavar="H", help="Host name; the id when absent.")
+@click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True, help="Network.")
+@click.option("--memory", metavar="SIZE", help="Limit of memory, as 256M.")
+@click.option("--cpus", type=float, metavar="N", help="Limit of CPU time, as 1.5.")
+@click.option("--pids", type=int, metavar="N", help="Limit of processes and threads.")
+@click.option("--cpuset-cpus", metavar="LIST", help="CPUs that it may use, as 0-1.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label, shown by inspect.")
+@click.option(
+    "--restart",
+    type=click.Choice(["no", "on-failure", "always"]),
+    default="no",
+    show_default=True,
+    help="Start it again when it has ended; needs -d.",
+)
+@click.option("--timeout", metavar="TIME", help="End it after this long, as 30s, 5m, 1h.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND ARG...")
+@click.pass_context
+def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
+    """Make a container and run a command in it.
+
+    In the foreground its output is ours, signals go to it (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2), and the
+    exit status is its own: the command's, or 128 and the number of the signal that ended it. 127: the command was not
+    found, 126: it cannot be executed, 125: leafctl or leafd failed. With -t, ctrl-p ctrl-q leaves it running.
+
+    Without --rootfs and --bundle it runs on the host's own files: it sees them, and what it changes goes away with it.
+
+    \b
+    Examples:
+      leafctl run --rm -- echo hello
+      leafctl run -it --rm -- bash
+      leafctl run -d --name web --cwd /srv --mount src=/srv,dst=/srv,ro -- python3 -m http.server
+      leafctl run --rootfs /images/alpine --net none -- /bin/busybox id
+      leafctl run --timeout 30s --env DEBUG=1 --user nobody -- ./job
+    """
+    caller = ctx.ensure_object(Caller)
+    if not flags["command"] and flags["bundle"] is None:
+        raise click.UsageError("no command: give one after --")
+    if flags["restart"] != "no" and (flags["remove"] or not flags["detach"]):
+        raise click.UsageError("--restart needs -d, and does not go with --rm")
+    resources = limits.resources(
+        memory=flags["memory"], cpus=flags["cpus"], pids=flags["pids"], cpuset=flags["cpuset_cpus"]
+    )
+    options: CreateOptions = {
+        "labels": dict(_label(label) for label in flags["labels"]),
+        "restart": flags["restart"],
+        "remove": flags["remove"],
+        "start": flags["detach"],
+    }
+    if flags["timeout"] is not None:
+        options["timeout"] = _timeout(flags["timeout"])
+    if flags["bundle"] is None:
+        terminal = flags["tty"]
+        description = _by_flags(flags, resources)
+    else:
+        _refuse_beside_bundle(ctx)
+        document, options["rootfs"] = _read_bundle(flags["bundle"], flags["command"])
+        terminal = wants_terminal(document)
+        description = lambda _: document  # noqa: E731
+    options["stdin"] = flags["interactive"] or terminal
+    with caller.client() as client:
+        if resources:
+            version = client.version()
+            limits.require(resources, version.controllers, version.cgroups_root)
+        container = _create(client, flags["name"], description, options)
+        if flags["detach"]:
+            output.emit(views.container(container)) if caller.json else click.echo(container.id)
+            return 0
+        forwards = forwards_input(flags["interactive"], terminal)
+        session = _start(client, container, stdin=forwards)
+    with session:
+        status = relay("run", session, stdin=forwards)
+        if session.exited is not None:
+            _settle(caller, container.id)
+    return status
+
+
+def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
+    """The description that the flags ask for, once the id is known. Raises InputError, NotFound."""
+    mounts = [parse_mount(mount) for mount in flags["mounts"]]
+    rootfs = None if flags["rootfs"] is None else _directory("--rootfs", flags["rootfs"])
+    return lambda container_id: describe(
+        flags["command"],
+        rootfs=rootfs,
+        env=flags["env"],
+        user=flags["user"],
+        cwd=flags["cwd"] or "/",
+        hostname=flags["hostname"] or container_id.rpartition("/")[2],
+        mounts=mounts,
+        net=flags["net"],
+        terminal=flags["tty"],
+        size=size(1) or size(0),
+        resources=resources,
+    )
+
+
+def _refuse_beside_bundle(ctx: click.Context) -> None:
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in _DESCRIBING and given == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[-1]} does not go with --bundle, whose config.json says it")
+
+
+def _read_bundle(path: str, command: Sequence[str]) -> tuple[Document, str]:
+    """The description in a bundle, with `command` in place of its own if there is one; and its root, absolute."""
+    directory = _directory("--bundle", path)
+    config = os.path.join(directory, "config.json")
+    try:
+        with open(config, "rb") as file:
+            document = parse(file.read(), config)
+    except OSError as error:
+        raise KernelError.of(error, "open") from error
+    root, process = document.get("root"), document.get("process")
+    place = root.get("path") if isinstance(root, dict) else None
+    if command and isinstance(process, dict):
+        process["args"] = list(command)
+    return document, os.path.join(directory, place) if isinstance(place, str) else ""
+
+
+def _create(
+    client: Client, name: str | None, description: Callable[[str], Document], options: CreateOptions
+) -> Container:
+    """Make it; under a generated name, one that is not taken yet."""
+    for _ in range(_NAME_ATTEMPTS):
+        chosen = name or names.generate()
+        try:
+            return client.create(chosen, description(chosen), **options)
+        except AlreadyExists as error:
+            if name:
+                raise
+            taken = error
+        except LeafError as error:
+            raise launch_failure("run", error) from error
+    raise taken
+
+
+def _start(client: Client, container: Container, *, stdin: bool) -> Session:
+    """Attach, then start. What cannot be started is removed: it never ran."""
+    session: Session | None = None
+    try:
+        session = Session(
+            connect(container.shim_socket), container.id, stdin=stdin, lossless=True, terminal=container.terminal
+        )
+        client.start(container.id)
+    except BaseException as error:
+        if session is not None:
+            session.close()
+        try:
+            client.remove(container.id, force=True)
+        except LeafError:  # leafd has undone it already, or cannot: the first error is the one to tell
+            pass
+        if isinstance(error, LeafError):
+            raise launch_failure("run", error) from error
+        raise
+    return session
+
+
+def _settle(caller: Caller, container_id: str) -> None:
+    """Return only when leafd also knows of the end, so that `run` and then `rm` or `run` by the same name work. Where
+    leafd is down, or has removed it already, there is nothing to wait for."""
+    try:
+        with caller.client() as client:
+            client.wait(container_id, timeout=_SETTLE)
+    except LeafError:
+        pass
+
+
+def _directory(flag: str, path: str) -> str:
+    absolute = os.path.abspath(path)
+    if not os.path.isdir(absolute):
+        raise InputError(f"{flag} {path}: no such directory")
+    return absolute
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise InputError(f"--label {text}: must be NAME=VALUE")
+    return name, value
+
+
+def _timeout(text: str) -> int:
+    """Nanoseconds."""
+    return int(seconds("--timeout", text) * _NANOSECONDS)

@@ -1,0 +1,118 @@
+"""A real leafd for a test: own directories, own cgroups root, and nothing left of it afterwards."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leafd.client import Client
+from leafshim.cgroup.hierarchy import Cgroup, find_mount
+
+BIN = Path(sys.executable).parent
+DEADLINE = 60.0  # s; for a command that should take milliseconds, on a busy machine
+
+
+class Leafd:
+    """One installation of leafd, whose daemon can be killed and started again.
+
+    `root`, `state`: its directories. `cgroups_root`: absolute path of the cgroup that everything of it is below.
+    `process`: the daemon, None while it is down.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "run"
+        self.state = directory / "lib"
+        self.socket = self.root / "leafd.sock"
+        self.output = directory / "leafd.log"
+        self.name = f"leafd-test-{os.getpid()}-{secrets.token_hex(4)}"
+        self.cgroups_root = os.path.join(find_mount(), self.name)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client(self) -> Client:
+        """A new connection; the caller closes it (`with leafd.client as client`)."""
+        return Client(str(self.socket))
+
+    def start(self, *flags: str) -> None:
+        """Start the daemon; returns once it serves. It closes its standard output when it is ready."""
+        assert self.process is None, "leafd runs already"
+        command = [str(BIN / "leafd"), "--root", str(self.root), "--state", str(self.state)]
+        command += ["--cgroups-root", self.name, *flags]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        try:
+            with self.client as client:
+                client.version()
+        except BaseException:
+            self.kill()
+            sys.stderr.write(self.output.read_text())
+            raise
+
+    def kill(self) -> None:
+        """kill -9 of the daemon alone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, and the daemon's exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self.process is not None, "leafd does not run"
+        self.process.send_signal(number)
+        status = self.process.wait(DEADLINE)
+        self.process = None
+        return status
+
+    def command(self, *arguments: str) -> list[str]:
+        """leafctl for this leafd, with `arguments`."""
+        return [str(BIN / "leafctl"), "--socket", str(self.socket), *arguments]
+
+    def ctl(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run leafctl to its end, whatever its status. `stdin`: all that it can read there."""
+        return subprocess.run(
+            self.command(*arguments), input=stdin, capture_output=True, encoding="utf-8", timeout=DEADLINE
+        )
+
+    def close(self) -> None:
+        """End everything that was started here, and prove that nothing is left."""
+        if self.process is not None:
+            self.kill()
+        cgroups = Cgroup(self.cgroups_root)
+        if cgroups.exists():
+            cgroups.remove_tree(DEADLINE)
+        strays = self._processes()
+        for pid in strays:
+            os.kill(pid, signal.SIGKILL)
+        mounts = Path("/proc/self/mountinfo").read_text()
+        assert not strays, f"outside their cgroup: {strays}"
+        assert f" {self.root.parent}/" not in mounts
+        assert not os.path.exists(self.cgroups_root)
+
+    def _processes(self) -> dict[int, str]:
+        """pid → command line of whoever has this installation's root in its command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except OSError:
+                    continue
+                if f"{self.root}/" in line or line.rstrip().endswith(str(self.root)):
+                    found[int(entry.name)] = line
+        return found
+
+
+@pytest.fixture
+def leafd(tmp_path: Path) -> Iterator[Leafd]:
+    """A running leafd."""
+    installation = Leafd(tmp_path)
+    try:
+        installation.start()
+        yield installation
+    finally:
+        installation.close()
