@@ -73,11 +73,14 @@ class Container:
         if not spec.linux.cgroups_path:
             raise InputError("linux.cgroupsPath: missing")
         plan = plan_init(spec, request.rootfs, self.bundle.rootfs)
+        cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
+        if cgroup.exists():  # somebody's: it must not fall to our undoing
+            raise AlreadyExists(f"cgroup {cgroup.path} exists already")
         self._log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
         streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
         self._spec, self._options = spec, options
         self.events = Events(options.first_sequence)
-        self.cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
+        self.cgroup = cgroup
         self.created_at = time.time_ns()
         self.init = init = Process(self._loop, "", spec.process, streams)
 
@@ -93,7 +96,7 @@ class Container:
 
         try:
             self._save()
-            leaf = self._make_cgroup(self.cgroup)
+            leaf = self._make_cgroup(cgroup)
             init.spawn(plan, leaf.path, ready, undo)
         except LeafError:
             self._forget_creation()

@@ -17,7 +17,7 @@ import signal as signals
 from leafshim import record
 from leafshim.api.shim import Exit
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import LeafError
+from leafshim.errors import KernelError
 
 KIND = "exit"
 
@@ -58,15 +58,15 @@ def figures(cgroup: Cgroup, end: Exit) -> None:
     end.cpu_usage = flat(cgroup, "cpu.stat").get("usage_usec", 0)
     try:
         end.memory_peak = int(cgroup.read("memory.peak"))
-    except (LeafError, ValueError):
+    except KernelError:
         end.memory_peak = 0
 
 
 def flat(cgroup: Cgroup, name: str) -> dict[str, int]:
-    """A flat keyed file (kernel: cgroup-v2.rst, Format); empty where the controller is not there."""
+    """A flat keyed interface file; empty where its controller is not there."""
     try:
-        return {key: int(value) for key, _, value in (line.partition(" ") for line in cgroup.read(name).splitlines())}
-    except LeafError:
+        return cgroup.read_flat(name)
+    except KernelError:
         return {}
 
 

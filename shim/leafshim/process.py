@@ -57,6 +57,7 @@ class Process:
         self._loop = loop
         self._child: Child | None = None
         self._watching = False
+        self._waits = False
         self._done: Done | None = None
         self._failed: Failure | None = None
         self._problem: LeafError | None = None
@@ -73,23 +74,28 @@ class Process:
         """Clone it into the cgroup `leaf`; `done()` once all is set up and it waits to be released."""
         self._child = spawn(plan, leaf=leaf, stdio=self.streams.child)
         self.stage = LAUNCHING
+        self._waits = plan.waits
         self.pid = self._child.pid
         self.start_time = pidfd.start_time(self.pid)
         self._done, self._failed = done, failed
-        self._loop.add(self._child.channel, loops.READ, lambda _mask: self._advance())
+        self._loop.add(self._child.channel, loops.READ, lambda _mask: self._on_channel())
         self._watching = True
 
     def release(self, done: Done, failed: Failure) -> None:
-        """Let a created process execute its program; `done()` once it does."""
+        """Let a created process execute its program, or go on where its plan does not wait; `done()` once it does."""
         if self.stage != CREATED or self._child is None:
             raise StateError(f"process {self.exec_id or 'init'} is {self.stage}, not {CREATED}")
         self.stage = RELEASING
         self.started_at = time.time_ns()
         self._done, self._failed = done, failed
-        self._child.release()
+        if self._waits:
+            self._child.release()
+
+    def _on_channel(self) -> None:
+        self._advance()
 
     def _advance(self) -> bool:
-        """Take what the child has to say; True when there may be more."""
+        """Take one thing that the child has to say; True when there may be more."""
         assert self._child is not None
         outcome = self._child.advance()
         if outcome is None:

@@ -91,6 +91,8 @@ class Streams:
         self._close_wanted = False
         self._writing = False
         self._stdin = -1
+        self._started = False
+        self._size: tuple[int, int] | None = None
         self._ended: Exit | None = None
         self._child: list[int] = []
         if not terminal:
@@ -135,6 +137,9 @@ class Streams:
         if console is not None:
             os.set_blocking(console, False)
             self._readers["console"] = self._stdin = console
+            if self._size is not None:
+                self.resize(*self._size)
+        self._started = True
         for name in self._readers:
             self._watch(name)
 
@@ -173,7 +178,11 @@ class Streams:
         self._resume()
 
     def resize(self, width: int, height: int) -> None:
-        """Set the terminal's size (ioctl_tty(2), TIOCSWINSZ); without a terminal nothing happens, as in containerd."""
+        """Set the terminal's size (ioctl_tty(2), TIOCSWINSZ), now or when there is one.
+
+        Without a terminal nothing happens, as in containerd.
+        """
+        self._size = (width, height)
         if "console" in self._readers:
             fcntl.ioctl(self._readers["console"], termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
@@ -250,7 +259,7 @@ class Streams:
 
     def _resume(self) -> None:
         """A client has drained or left: read on, unless another one is still behind."""
-        if any(attachment.lossless and attachment.behind for attachment in self._attachments):
+        if not self._started or any(attachment.lossless and attachment.behind for attachment in self._attachments):
             return
         for name in self._readers:
             if name not in self._watched:

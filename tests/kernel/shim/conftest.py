@@ -1,0 +1,16 @@
+"""A real shim for each test that asks for one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.shim import Shim
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Shim]:
+    """A shim that waits for the creation of its container, `web`."""
+    shim = Shim(tmp_path)
+    yield shim
+    shim.close()
