@@ -1,0 +1,136 @@
+"""What an operator may choose: flags, and a TOML file with one key for each field of `Config`.
+
+Rules:
+1. A flag wins over the file, the file over the default. Every key is documented here, at its field, and nowhere else.
+2. Unknown keys and wrong types are refused by name: a typing error must not become a default.
+3. Paths are made absolute and free of symbolic links once, here, so that everything else may compare them as strings.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from leafd.restarts import BackOff
+from leafshim.errors import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Times are in seconds, sizes in bytes."""
+
+    root: str = "/run/leafd"
+    """Directory of what dies with the boot: sockets, and each container's directory."""
+    state: str = "/var/lib/leafd"
+    """Directory of what outlives the boot: exit records and the event journal."""
+    socket: str = ""
+    """Where clients connect; empty: ROOT/leafd.sock."""
+    cgroups_root: str = "leafd"
+    """Name, relative to the cgroup2 mount, of the cgroup that all of ours is below. May have several levels."""
+    separator: str = "mesos"
+    """Name of the cgroup between a container and those nested in it."""
+    verbose: bool = False
+    """Log what is done, not only what goes wrong."""
+
+    call_deadline: float = 5.0
+    """For one call to a shim or to the nursery."""
+    launch_deadline: float = 30.0
+    """For a shim to make a container, mounts included."""
+    delete_deadline: float = 15.0
+    """For a shim to delete a container: it drains its output first, and waits for its cgroups to empty."""
+    probe_deadline: float = 0.5
+    """For a shim to say how it is, when a list is asked for; past it the container is shown as UNKNOWN."""
+    recovery_budget: float = 2.0
+    """For all containers together, after which the socket is served and those still silent are shown as UNKNOWN."""
+    stop_grace: float = 10.0
+    """Between the stop signal and SIGKILL, where the client names no grace."""
+    reap_deadline: float = 60.0
+    """For the processes of a killed cgroup to end and the cgroup to go."""
+
+    restart_first: float = 0.1
+    """Delay of the first restart in a row."""
+    restart_max: float = 60.0
+    """Longest delay of a restart."""
+    restart_reset: float = 60.0
+    """A run of at least this long starts the delays anew."""
+
+    journal_size: int = 16 << 20
+    """Of the event journal; the oldest events go first."""
+    followers: int = 256
+    """How many streams of events and logs are served at once."""
+    log_size: int = 64 << 20
+    """Of one container's log; then it moves to `log.1`, replacing it."""
+    overlay_size: int = 1 << 30
+    """For the changes of a container on the host's files, where the client names no size. It is a limit: memory is
+    used as files are written."""
+
+    @property
+    def listen(self) -> str:
+        """The path of the socket that clients connect to."""
+        return self.socket or os.path.join(self.root, "leafd.sock")
+
+    @property
+    def back_off(self) -> BackOff:
+        """The delays of restarts."""
+        return BackOff(self.restart_first, self.restart_max, self.restart_reset)
+
+
+def from_document(document: dict[str, object], source: str, base: Config) -> Config:
+    """`base` with the keys of a parsed TOML document in place of its own; `source` names it in errors.
+
+    Raises InputError.
+    """
+    kinds = {field.name: type(getattr(base, field.name)) for field in fields(Config)}
+    chosen: dict[str, object] = {}
+    for key, value in document.items():
+        kind = kinds.get(key)
+        if kind is None:
+            raise InputError(f"{source}: {key}: no such setting")
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise InputError(f"{source}: {key}: must be of type {kind.__name__}")
+        if isinstance(value, int | float) and kind is not bool and value <= 0:
+            raise InputError(f"{source}: {key}: must be more than 0")
+        chosen[key] = value
+    return replace(base, **chosen)  # type: ignore[arg-type]  # proven by the loop above
+
+
+def from_arguments(arguments: Sequence[str] | None = None) -> Config:
+    """The configuration by the command line (default: sys.argv). A wrong flag exits with status 2, as argparse does.
+
+    Raises InputError for what the file or a flag says.
+    """
+    parser = argparse.ArgumentParser(prog="leafd", description="Supervise containers that outlive their supervisor.")
+    parser.add_argument("--root", metavar="DIR", help=f"sockets and containers (default {Config.root})")
+    parser.add_argument("--state", metavar="DIR", help=f"exit records and events (default {Config.state})")
+    parser.add_argument("--socket", metavar="PATH", help="where clients connect (default ROOT/leafd.sock)")
+    parser.add_argument("--cgroups-root", metavar="NAME", help=f"below the mount (default {Config.cgroups_root})")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with any setting")
+    parser.add_argument("-v", "--verbose", action="store_true", default=None, help="log what is done")
+    flags = vars(parser.parse_args(arguments))
+    config = Config()
+    if path := flags.pop("config"):
+        config = from_document(_parse(path), path, config)
+    config = from_document({key: value for key, value in flags.items() if value is not None}, "flag", config)
+    for key in ("root", "state", "cgroups_root", "separator"):
+        if not getattr(config, key):
+            raise InputError(f"{key}: must not be empty")
+    return replace(
+        config,
+        root=os.path.realpath(config.root),
+        state=os.path.realpath(config.state),
+        socket=os.path.abspath(config.socket) if config.socket else "",
+    )
+
+
+def _parse(path: str) -> dict[str, object]:
+    import tomllib  # only those who have a file pay for its parser
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from error

@@ -1,0 +1,283 @@
+"""The containers, and what may be asked of one.
+
+Rules:
+1. What does not fit the state is refused, and nothing has changed.
+2. Seeing a container is never a call to its shim: `describe` answers from memory, `probe` asks beforehand.
+3. Ending one is signalling it and waiting for its life to be over (`life.py`); a stop ends its restart policy.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from time import time_ns
+
+from leafd.journal import unpack
+from leafd.launch import Environment, Launch
+from leafd.life import Life
+from leafd.recovery import Action
+from leafd.shims import SIGKILL, ShimClient, kill_proven
+from leafd.store import Record
+from leafd.unattended import Unattended
+from leafshim.api import containers as api
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    KernelError,
+    LeafError,
+    NotFound,
+    StateError,
+    Unavailable,
+)
+from leafshim.state import DESTROYING, ISOLATING, PROVISIONING, RUNNING, STOPPED, move
+
+log = logging.getLogger("leafd")
+
+UNKNOWN = "UNKNOWN"
+"""Shown in place of the last known state of a container whose shim does not answer. Nobody enters it."""
+
+
+class Container:
+    """One of the table. Everything that is known of it is in `life`."""
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.environment = life.environment
+
+    @property
+    def record(self) -> Record:
+        """What was asked for, and how far it got."""
+        return self.life.record
+
+    async def launch(self, document: bytes) -> None:
+        """Make it, up to RUNNING or ISOLATING as its record says. On failure all is undone, and it is forgotten."""
+        launch = Launch(self.environment, self.record)
+        try:
+            await launch.run(document, PROVISIONING, RUNNING if self.record.start else ISOLATING)
+        except BaseException:
+            # The caller may be gone (a cancelled task), what was made must go nevertheless.
+            await asyncio.shield(self._undo(launch))
+            raise
+        if self.record.start:
+            self.record.started_at = time_ns()
+        self.life.begin(launch.shim)
+
+    async def start(self) -> None:
+        """Let init go. Raises StateError when it does not wait for that."""
+        if self.record.state != ISOLATING:
+            raise StateError(f"{self.record.id}: {self.record.state}: only what is ISOLATING can be started")
+        launch = Launch(self.environment, self.record, self._connected())
+        try:
+            await launch.run(b"", RUNNING, RUNNING)
+        except LeafError:
+            await self._signal(SIGKILL)
+            raise
+        self.record.started_at = time_ns()
+
+    async def kill(self, signal: int, *, all_processes: bool) -> None:
+        """Send a signal. Raises NotFound when there is no process to get it."""
+        await self._control().kill(signal or SIGKILL, all_processes=all_processes)
+
+    async def pause(self) -> None:
+        """Freeze it."""
+        await self._control().pause()
+        self.life.paused = True
+
+    async def resume(self) -> None:
+        """Thaw it."""
+        await self._control().resume()
+        self.life.paused = False
+
+    async def stop(self, grace: float) -> None:
+        """End it for good: its stop signal, `grace` seconds, SIGKILL; returns when it is STOPPED.
+
+        Raises DeadlineExceeded that names what does not die.
+        """
+        life, entry, config = self.life, self.record, self.environment.config
+        if life.settled.is_set():
+            return
+        if not entry.stopping:
+            await self._ask_to_end()
+        if await life.settles(grace):
+            return
+        await self._signal(SIGKILL, all_processes=True)
+        if await life.settles(config.call_deadline):
+            return
+        # Its shim does not do it. The kernel does, and a shim without processes has nothing to tell that it does not.
+        cgroup = Cgroup(entry.cgroup)
+        try:
+            cgroup.kill()
+        except LeafError as error:
+            log.warning("%s: %s", entry.id, error)
+        kill_proven(entry.shim_pid, entry.shim_start_time)
+        life.nudge()
+        if not await life.settles(config.reap_deadline):
+            raise DeadlineExceeded(f"{entry.id}: does not end: {cgroup.holders()}")
+
+    async def probe(self) -> None:
+        """Ask its shim how it is, for at most the configured time."""
+        life = self.life
+        if life.shim is None:
+            return
+        try:
+            info = await life.shim.info(self.environment.config.probe_deadline)
+        except DeadlineExceeded:
+            life.action, life.problem = Action.WAIT, "its shim does not answer"
+        except LeafError:
+            return  # the connection broke: its life looks into that
+        else:
+            life.paused = info.paused
+            if life.silent:
+                life.action, life.problem = Action.RECONNECT, ""
+
+    def describe(self) -> api.Container:
+        """What a client gets to see."""
+        life, entry = self.life, self.record
+        bundle = self.environment.store.bundle(entry.id)
+        end = unpack(entry.exit)
+        return api.Container(
+            id=entry.id,
+            state=UNKNOWN if life.silent and entry.state != STOPPED else entry.state,
+            paused=life.paused,
+            pid=entry.pid,
+            shim_pid=entry.shim_pid,
+            cgroup=entry.cgroup,
+            leaf=self.environment.layout.leaf(entry.id),
+            created_at=entry.created_at,
+            started_at=entry.started_at,
+            finished_at=end.finished_at if end else 0,
+            exit=end,
+            restarts=entry.restarts,
+            labels=entry.labels,
+            bundle=bundle.path,
+            shim_socket=bundle.socket,
+            log=bundle.log,
+            terminal=entry.terminal,
+            args=entry.args,
+            restart=entry.restart,
+            problem=life.problem,
+        )
+
+    async def _ask_to_end(self) -> None:
+        """End the restart policy, for a next supervisor too, and send the stop signal."""
+        entry = self.record
+        entry.stopping = True
+        present = entry.state
+        if present in (ISOLATING, RUNNING):
+            entry.state = move(present, DESTROYING)
+        self.environment.store.write(entry)
+        self.life.stopping.set()
+        if present in (ISOLATING, RUNNING):
+            await self._signal(SIGKILL if present == ISOLATING else entry.stop_signal)
+            if self.life.paused:  # the signal waits for it already: it is the first thing that it gets to see
+                await self._thaw()
+
+    async def _signal(self, signal: int, *, all_processes: bool = False) -> None:
+        """Signal it if that is possible; what ended meanwhile is as good."""
+        try:
+            await self._control().kill(signal, all_processes=all_processes)
+        except LeafError as error:
+            log.info("%s: signal %d: %s", self.record.id, signal, error)
+
+    async def _thaw(self) -> None:
+        try:
+            await self.resume()
+        except LeafError as error:
+            log.warning("%s: %s", self.record.id, error)
+
+    def _control(self) -> ShimClient | Unattended:
+        """Its shim, or what takes its place. Raises NotFound when it has ended, Unavailable when its shim is silent."""
+        if self.life.unattended is not None:
+            return self.life.unattended
+        return self._connected()
+
+    def _connected(self) -> ShimClient:
+        if self.life.shim is not None:
+            return self.life.shim
+        if self.record.state == STOPPED:
+            raise NotFound(f"{self.record.id}: it has ended")
+        raise Unavailable(f"{self.record.id}: {self.life.problem or 'its shim is not connected'}")
+
+    async def _undo(self, launch: Launch) -> None:
+        try:
+            await launch.undo()
+        except LeafError as error:
+            log.warning("%s: undo of its launch: %s", self.record.id, error)
+        self.life.settled.set()
+        self.life.family.forget(self.record.id)
+
+
+class Table:
+    """All containers by id. Families are by id too: `web/db` is nested in `web`."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.reaping: set[str] = set()
+        """Ids of orphans that are being removed."""
+        self._containers: dict[str, Container] = {}
+
+    def all(self) -> list[Container]:
+        """All of them, by id."""
+        return [self._containers[each] for each in sorted(self._containers)]
+
+    def find(self, container_id: str) -> Container:
+        """The container of that id. Raises NotFound."""
+        try:
+            return self._containers[container_id]
+        except KeyError:
+            raise NotFound(f"{container_id}: no such container") from None
+
+    def add(self, entry: Record) -> Container:
+        """A new container in the table. Raises AlreadyExists; StateError when what it is nested in does not live."""
+        if entry.id in self._containers or entry.id in self.reaping:
+            raise AlreadyExists(f"{entry.id}: a container of that name exists")
+        parent = entry.id.rpartition("/")[0]
+        if parent and self.find(parent).record.state not in (ISOLATING, RUNNING):
+            raise StateError(f"{entry.id}: {parent} is {self.find(parent).record.state}")
+        return self.put(entry)
+
+    def put(self, entry: Record) -> Container:
+        """A container that was found: no questions asked."""
+        container = Container(Life(self.environment, self, entry))
+        self._containers[entry.id] = container
+        return container
+
+    def nested(self, container_id: str) -> Sequence[Container]:
+        """Those below one, the deepest first."""
+        below = [each for other, each in self._containers.items() if other.startswith(f"{container_id}/")]
+        return sorted(below, key=lambda each: -each.record.id.count("/"))
+
+    async def end_nested(self, container_id: str) -> None:
+        """End all that are nested in it; what one of them does not survive is logged, and stops no other."""
+        for each in self.nested(container_id):
+            try:
+                await each.stop(0)
+            except LeafError as error:
+                log.warning("%s", error)
+
+    async def remove(self, container: Container, *, force: bool) -> None:
+        """Forget a container and all that are nested in it. Raises StateError for one that lives, without `force`."""
+        if not container.life.settled.is_set():
+            if not force:
+                raise StateError(f"{container.record.id}: {container.record.state}: stop it first, or use force")
+            await container.stop(0)
+        for each in self.nested(container.record.id):
+            await self.remove(each, force=True)
+        self.forget(container.record.id)
+
+    def forget(self, container_id: str) -> None:
+        """Take a container that has ended out of the table, with all that it has on disk. Twice is as good."""
+        if self._containers.pop(container_id, None) is None:
+            return
+        environment = self.environment
+        # In this order: a supervisor killed in between finds a STOPPED container, and can be asked again.
+        if environment.journal.told(container_id):
+            environment.journal.append("removed", container_id)
+        try:
+            os.unlink(environment.exit_path(container_id))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise KernelError.of(error, "remove exit record") from error
+        environment.store.discard(container_id)

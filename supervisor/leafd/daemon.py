@@ -1,0 +1,126 @@
+"""The daemon: claim, recover, serve. It may be killed at any instant; no container notices.
+
+Rules:
+1. The socket listens as soon as the claim stands, so that clients wait instead of failing; it is served when recovery
+   has looked at every container, or its budget is spent.
+2. SIGTERM and SIGINT end leafd and nothing else. There is nothing to flush: what matters is on disk already.
+3. Only root and the user that leafd runs as may connect.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+from leafd.claim import Claim
+from leafd.config import Config, from_arguments
+from leafd.containers import Table
+from leafd.control import Control, recovered
+from leafd.journal import Journal
+from leafd.launch import Environment
+from leafd.nursery import Nursery
+from leafd.orphans import reap
+from leafd.recovery import rebuild
+from leafd.store import Store
+from leafshim.api.nursery import Notice
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.errors import DamagedRecord, LeafError, NotFound
+from leafshim.kernel import fdpass, pidfd
+from leafshim.ttrpc.aio import AsyncServer
+
+log = logging.getLogger("leafd")
+
+_BACKLOG = 1024
+
+
+def main() -> None:
+    """Run until a signal; exit status 0, or 1 with one line on standard error."""
+    try:
+        config = from_arguments()
+        logging.basicConfig(level=logging.INFO if config.verbose else logging.WARNING, format="leafd: %(message)s")
+        asyncio.run(serve(config))
+    except LeafError as error:
+        print(f"leafd: {error}", file=sys.stderr)
+        status = 1
+    else:
+        status = 0
+    # Not sys.exit: it would wait for threads, which wait for processes to die that are killed already.
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def serve(config: Config) -> None:
+    """Claim, recover, and serve until a signal. Raises LeafError for what cannot be claimed."""
+    claim = Claim(config)
+    store = Store(config.root)
+    store.prepare()
+    journal = Journal.open(os.path.join(config.state, "events"), config.journal_size)
+    for damage in journal.damage:
+        log.warning("%s", damage)
+    listener = fdpass.listen(config.listen, _BACKLOG)
+    stop = _signals()
+    nursery = Nursery(os.path.join(config.root, "nursery.sock"), claim.layout.agent_leaf, config.call_deadline)
+    environment = Environment(config, pidfd.boot_id(), claim.layout, store, journal, nursery)
+    table = Table(environment)
+    nursery.on_notice = lambda notice: _shim_ended(table, notice)
+    nursery.connect()
+    await _recover(environment, table)
+    server = AsyncServer(
+        Control(environment, table).handlers(),
+        authorize=lambda _pid, uid, _gid: uid in (0, os.geteuid()),
+        on_defect=lambda error: log.error("defect", exc_info=error),
+    )
+    await server.listen(listener)
+    gc.freeze()  # what is there now stays: no collection has to look at it again
+    background = asyncio.gather(asyncio.to_thread(_join, claim.layout.agent_leaf), reap(environment, table))
+    await stop.wait()
+    background.cancel()
+    for container in table.all():
+        container.life.leave()
+    os.unlink(config.listen)
+    await server.close()
+    nursery.close()
+    journal.close()
+
+
+async def _recover(environment: Environment, table: Table) -> None:
+    """Find every container again, side by side, within the budget."""
+    found = []
+    for container_id in environment.store.ids():
+        try:
+            entry = environment.store.read(container_id)
+        except (NotFound, DamagedRecord) as error:
+            entry = rebuild(container_id, environment)
+            log.warning("%s", error)
+        found.append(table.put(entry))
+    for container in found:
+        container.life.begin()
+    await recovered(environment, found)
+    environment.journal.append("recovered", message=f"{len(found)} containers")
+
+
+def _shim_ended(table: Table, notice: Notice) -> None:
+    try:
+        table.find(notice.id).life.nudge()
+    except NotFound:
+        return
+
+
+def _signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _join(leaf: str) -> None:
+    """Go where leafd belongs. In a thread, as the kernel waits for a grace period of its own before it moves a process
+    (cgroup_threadgroup_rwsem)."""
+    if "INVOCATION_ID" in os.environ:  # systemd placed us (systemd.exec(5))
+        return
+    try:
+        Cgroup(leaf).write("cgroup.procs", "0")
+    except LeafError as error:
+        log.warning("%s", error)

@@ -1,0 +1,390 @@
+"""One container's life after its launch, in one task: what its shim tells, its end, its restarts.
+
+Rules:
+1. The end is handled in one place and one order: journal, synced; nested containers; Acknowledge, Delete, Forget,
+   Shutdown; STOPPED. Each step may be repeated, so a recovery goes through all of them again.
+2. Whoever wants an end signals, and waits for `settled`; all who wait share it.
+3. A connection that breaks is looked into as after a restart of leafd: `recovery.decide` says what follows.
+4. What the shim or the kernel says of a process wins over the record.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable
+from time import time_ns
+from typing import Protocol
+
+from leafd import recovery, restarts
+from leafd.journal import unpack
+from leafd.launch import Environment, Launch, remove_cgroup
+from leafd.recovery import Action, Shim
+from leafd.shims import ShimClient, kill_proven
+from leafd.store import Record
+from leafd.unattended import Unattended, choose_init, open_proven
+from leafshim import exits, record
+from leafshim.api import shim as api
+from leafshim.errors import DamagedRecord, LeafError, NotFound, PeerError
+from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
+
+log = logging.getLogger("leafd")
+
+_SECOND = 1_000_000_000
+_FIRST_LOOK = 0.05
+_LAST_LOOK = 5.0
+
+
+class Family(Protocol):
+    """What a container's life needs of the other containers."""
+
+    async def end_nested(self, container_id: str) -> None:
+        """End all that are nested in it."""
+
+    def forget(self, container_id: str) -> None:
+        """Take it out of the table, with everything that it has on disk."""
+
+
+class Life:
+    """What is known of one container now, and the task that keeps it so."""
+
+    def __init__(self, environment: Environment, family: Family, entry: Record) -> None:
+        self.environment = environment
+        self.family = family
+        self.record = entry
+        self.problem = ""
+        """In words, when something is not as it should be."""
+        self.paused = False
+        self.action: Action | None = None
+        """What the last look at it led to; None: none was needed."""
+        self.settled = asyncio.Event()
+        """STOPPED and not to be restarted, or forgotten."""
+        self.looked = asyncio.Event()
+        """Recovery has looked at it, whatever it saw."""
+        self.stopping = asyncio.Event()
+        """Somebody asked for its end."""
+        self.shim: ShimClient | None = None
+        self.unattended: Unattended | None = None
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._info: api.InfoResponse | None = None
+        self._init = -1
+        """A pidfd of init, held for the exit status."""
+
+    @property
+    def silent(self) -> bool:
+        """Its shim does not answer: nothing that is known of it is sure."""
+        return self.action is Action.WAIT
+
+    def begin(self, shim: ShimClient | None = None) -> None:
+        """Start the task: with the shim of a launch, or with a look at what is there."""
+        self.shim = shim
+        if self.record.stopping:
+            self.stopping.set()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def leave(self) -> None:
+        """End the task and nothing else: leafd goes, the container stays."""
+        if self._task is not None:
+            self._task.cancel()
+        self._disconnect()
+
+    def nudge(self) -> None:
+        """Look at it again now, if its shim is not connected."""
+        self._nudge.set()
+
+    async def settles(self, seconds: float) -> bool:
+        """Whether it is over for good within that time."""
+        try:
+            await asyncio.wait_for(self.settled.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self) -> None:
+        pause = _FIRST_LOOK
+        while True:
+            try:
+                while await self._attend() and await self._restart():
+                    pause = _FIRST_LOOK
+                break
+            except LeafError as error:  # a full disk, a nursery that cannot be started: it may be better later
+                self.problem = str(error)
+                log.warning("%s: %s", self.record.id, error)
+            except Exception as error:
+                self.problem = f"a defect of leafd: {error}"
+                log.exception("%s", self.record.id)
+            self._disconnect()
+            self.looked.set()
+            await _first(self._nudge, pause)
+            pause = min(2 * pause, _LAST_LOOK)
+        forgotten = self.settled.is_set()
+        self.settled.set()
+        self.looked.set()
+        if self.record.remove and not forgotten:
+            self.family.forget(self.record.id)
+
+    async def _attend(self) -> bool:
+        """Until it is STOPPED; False: its launch was undone, and it is forgotten."""
+        pause = _FIRST_LOOK
+        while not self.settled.is_set():
+            if self.shim is not None:
+                await self._follow(self.shim)
+                pause = _FIRST_LOOK
+            elif self.unattended is not None:
+                await self.unattended.ended()
+                await self._record_exit()
+            else:
+                self._nudge.clear()
+                await self._look()
+                self.looked.set()
+                if self.silent:
+                    await _first(self._nudge, pause)
+                    pause = min(2 * pause, _LAST_LOOK)
+            if self.record.state == STOPPED and self.shim is None:
+                return True
+        return False
+
+    async def _follow(self, shim: ShimClient) -> None:
+        """Take its events until it has ended, or the connection has."""
+        told = self.environment.journal.told(self.record.id)
+        try:
+            info, self._info = self._info or await shim.info(), None
+            self._absorb(info)
+            if info.exit is not None and info.last_sequence <= told:  # it has nothing more to tell
+                return await self._finish(info.exit)
+            async for event in shim.events(told):
+                await self._take(event, shim)
+                if self.record.state == STOPPED:
+                    return None
+        except PeerError as error:
+            log.info("%s: %s", self.record.id, error)
+            self._disconnect()
+
+    async def _take(self, event: api.Event, shim: ShimClient) -> None:
+        """One event of its shim: into the journal first; then the shim may forget it."""
+        self.environment.journal.append(
+            event.type,
+            self.record.id,
+            exec_id=event.exec_id,
+            pid=event.pid,
+            end=event.exit,
+            timestamp=event.timestamp,
+            shim_sequence=event.sequence,
+        )
+        self.record.sequence = event.sequence
+        match event.type:
+            case "exit":
+                await self._finish(event.exit or exits.describe(None))
+                return
+            case "paused" | "resumed":
+                self.paused = event.type == "paused"
+            case "start":
+                self.record.started_at = event.timestamp
+        await shim.acknowledge(event.sequence)
+
+    async def _finish(self, end: api.Exit) -> None:
+        """Its exit is in the journal: make that safe, take away what is left, and be STOPPED."""
+        environment, entry = self.environment, self.record
+        if entry.state != DESTROYING:
+            entry.state = move(entry.state, DESTROYING)
+        entry.exit = exits.pack(end)
+        environment.store.write(entry)
+        await environment.journal.sync()
+        await self.family.end_nested(entry.id)
+        await self._take_away()
+        entry.state = move(entry.state, STOPPED)
+        environment.store.write(entry)
+
+    async def _take_away(self) -> None:
+        """Whatever is left of its processes, cgroups and shim; what is gone already is as good."""
+        environment, entry = self.environment, self.record
+        if self.shim is not None:
+            await _quietly(entry.id, self.shim.acknowledge(entry.sequence))
+            await _quietly(entry.id, self.shim.delete())
+        self.problem = await _quietly(entry.id, remove_cgroup(entry.cgroup, environment.config.reap_deadline))
+        await _quietly(entry.id, environment.nursery.forget(entry.id))
+        if self.shim is not None:
+            await _quietly(entry.id, self.shim.shutdown())
+        self._disconnect()
+        kill_proven(entry.shim_pid, entry.shim_start_time)
+        entry.shim_pid = entry.shim_start_time = entry.pid = 0
+        self.paused = False
+
+    async def _look(self) -> None:
+        """Gather the facts, decide, and carry it out."""
+        entry = self.record
+        sight = await recovery.look(entry, self.environment, self.environment.config.recovery_budget)
+        self.action = recovery.decide(sight.facts)
+        self.shim, self._info = sight.shim, sight.info
+        if sight.facts.shim is Shim.GONE and sight.facts.same_boot and entry.state in (ISOLATING, RUNNING):
+            self.environment.journal.append("shim-lost", entry.id, pid=entry.shim_pid)
+        match self.action:
+            case Action.WAIT:
+                self.problem = "its shim does not answer"
+            case Action.RECONNECT:
+                self.problem = ""
+                if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
+                    await _quietly(entry.id, self.shim.start())
+            case Action.ADOPT:
+                self.problem = "its shim died; it is watched without one"
+                self.unattended = await self._take_over()
+            case Action.RECORD_EXIT:
+                if not sight.facts.same_boot:  # no pid of an earlier boot means anything
+                    entry.shim_pid = entry.pid = 0
+                self.unattended = await self._take_over()
+                await self._record_exit()
+            case Action.FINISH_DESTROY:
+                await self._finish_destroy()
+            case Action.UNDO_LAUNCH | Action.KILL_ORPHAN:
+                await self._undo_launch()
+            case Action.LEAVE_ALONE:
+                pass
+
+    async def _finish_destroy(self) -> None:
+        """Go on with an ending that an earlier supervisor began."""
+        end = unpack(self.record.exit)
+        if self.record.state == STOPPED:
+            await self._take_away()
+        elif end is not None:
+            await self._finish(end)
+        elif self.shim is None:
+            self.unattended = await self._take_over()
+            await self._record_exit()
+        else:  # it was asked to stop, and had its signal: who asked is gone, so nobody waits for its grace any more
+            await _quietly(self.record.id, self.shim.kill(9, all_processes=True))
+
+    async def _undo_launch(self) -> None:
+        """Take back what an earlier supervisor was making."""
+        # Its Spawn may still lie in the nursery's queue: what was asked for before is done when a Survey is answered.
+        await self.environment.nursery.survey()
+        launch = Launch(self.environment, self.record, self.shim)
+        if self.record.restarts:
+            await self._failed_restart(launch, "leafd was killed while it started it again")
+            return
+        self.problem = await _quietly(self.record.id, launch.undo())
+        self.shim = None
+        self.family.forget(self.record.id)
+        self.settled.set()
+
+    async def _record_exit(self) -> None:
+        """It has ended, and no shim tells how: take the exit from whoever knows it."""
+        end, sequence = await self._find_exit()
+        self.environment.journal.append(
+            "exit", self.record.id, pid=self.record.pid, end=end, timestamp=end.finished_at, shim_sequence=sequence
+        )
+        self.record.sequence = max(self.record.sequence, sequence)
+        await self._finish(end)
+
+    async def _find_exit(self) -> tuple[api.Exit, int]:
+        """The exit, by its record or by the kernel or unknown, and the number of its event at the shim, 0 if none."""
+        path = self.environment.exit_path(self.record.id)
+        try:
+            value = record.read(path, exits.KIND)
+            end, sequence = unpack(value.get("exit")), value.get("sequence")
+            if end is not None:
+                return end, sequence if isinstance(sequence, int) else 0
+        except DamagedRecord as error:
+            log.warning("%s", error)
+            record.quarantine(path)
+        except NotFound:
+            pass
+        status, requested = None, 0
+        if self.unattended is not None:
+            status = await self.unattended.wait_status(self.environment.config.call_deadline)
+            requested = self.unattended.requested
+        end = exits.describe(status, requested=requested)
+        end.finished_at = time_ns()
+        end.duration = end.finished_at - self.record.started_at if self.record.started_at else 0
+        return end, 0
+
+    async def _take_over(self) -> Unattended:
+        """The means to watch it and to end it without a shim: its init by a pidfd that somebody held, or by proof."""
+        entry, init = self.record, self._init
+        self._init = -1
+        if init < 0 and entry.pid:
+            try:
+                init = choose_init(await self.environment.nursery.take(entry.id))
+            except LeafError as error:
+                log.warning("%s: %s", entry.id, error)
+        if init < 0:
+            init = open_proven(entry.pid, recovery.init_start_time(entry, self.environment))
+        return Unattended(entry.id, entry.cgroup, init)
+
+    def _next(self) -> restarts.Restart | None:
+        entry, end = self.record, unpack(self.record.exit)
+        return restarts.decide(
+            entry.restart,
+            status=end.status if end else None,
+            stopped=entry.stopping,
+            row=entry.row,
+            ran_for=end.duration / _SECOND if end else 0.0,
+            back_off=self.environment.config.back_off,
+        )
+
+    async def _restart(self) -> bool:
+        """Launch it again, as its policy says; False: it stays STOPPED."""
+        entry = self.record
+        while (restart := self._next()) is not None:
+            if await _first(self.stopping, restart.delay):
+                break
+            entry.restarts, entry.row, entry.boot_id = entry.restarts + 1, restart.row, self.environment.boot_id
+            entry.exit, entry.started_at = None, 0
+            launch = Launch(self.environment, entry)
+            try:
+                await launch.run(b"", PREPARING, RUNNING)
+            except LeafError as error:
+                await self._failed_restart(launch, str(error))
+                continue
+            self.shim = launch.shim
+            self.environment.journal.append("restarted", entry.id, pid=entry.pid)
+            return True
+        return False
+
+    async def _failed_restart(self, launch: Launch, why: str) -> None:
+        """A restart that did not get to RUNNING counts as a run that ended at once."""
+        entry = self.record
+        await _quietly(entry.id, launch.undo(keep_directory=True))
+        self.shim = None
+        end = api.Exit(cause="lost", finished_at=time_ns(), message=f"it could not be started again: {why}")
+        self.environment.journal.append("exit", entry.id, end=end)
+        await self._finish(end)
+
+    def _absorb(self, info: api.InfoResponse) -> None:
+        """What the shim says is so."""
+        entry = self.record
+        entry.shim_pid, entry.pid, self.paused = info.shim_pid, info.pid, info.paused
+        entry.started_at = info.started_at or entry.started_at
+        if entry.state == PREPARING or (entry.state == ISOLATING and info.state == RUNNING):
+            entry.state = ISOLATING if info.state == ISOLATING else RUNNING
+        if self._init < 0 and info.exit is None:
+            self._init = open_proven(info.pid, info.pid_start_time)
+
+    def _disconnect(self) -> None:
+        if self.shim is not None:
+            self.shim.close()
+            self.shim = None
+        if self.unattended is not None:
+            self.unattended.close()
+            self.unattended = None
+        if self._init >= 0 and self.record.state in (DESTROYING, STOPPED):
+            os.close(self._init)
+            self._init = -1
+
+
+async def _first(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event comes within that time."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _quietly(container_id: str, attempt: Awaitable[object]) -> str:
+    """Try, and log what went wrong; that in words, empty when all went well."""
+    try:
+        await attempt
+    except LeafError as error:
+        log.warning("%s: %s", container_id, error)
+        return f"{error}"
+    return ""

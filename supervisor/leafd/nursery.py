@@ -1,0 +1,198 @@
+"""The client of the nursery: the process that forks shims and keeps descriptors for them.
+
+Rules:
+1. The nursery outlives leafd. It is started in a session of its own and in the cgroup agent/leaf, and leafd only ever
+   connects to it; the next leafd connects to the same one.
+2. The socket listens before the nursery runs: it is bound here and inherited, so nobody waits for a process to start.
+3. One packet a request, one reply each, in order (nursery.proto). So a list of futures is all the bookkeeping, and
+   many requests may be under way.
+4. A reply that does not come in time breaks the connection, as nothing after it could be told apart. The next request
+   connects again, and starts a new nursery if nobody listens.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import NamedTuple
+
+from leafshim.api.nursery import Forget, Keep, Notice, Packet, Reply, Request, Spawn, Survey, Take
+from leafshim.errors import DeadlineExceeded, KernelError, LeafError, ProtocolError, Unavailable, from_status
+from leafshim.kernel import fdpass
+
+_PACKET = 64 << 10
+
+
+class Spawned(NamedTuple):
+    """A new shim. `pidfd` belongs to the caller; `start_time` in clock ticks after boot."""
+
+    pid: int
+    start_time: int
+    pidfd: int
+
+
+class _Answer(NamedTuple):
+    reply: Reply
+    descriptors: list[int]
+
+
+class Nursery:
+    """One supervisor's connection. `cgroup`: absolute path of the cgroup that a new nursery joins."""
+
+    def __init__(self, path: str, cgroup: str, deadline: float) -> None:
+        self.path = path
+        self.cgroup = cgroup
+        self.deadline = deadline
+        self.on_notice: Callable[[Notice], None] = lambda _: None
+        self.pid = 0
+        self._socket: socket.socket | None = None
+        self._waiting: deque[asyncio.Future[_Answer]] = deque()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def connect(self) -> None:
+        """Have a connection, to a nursery that is started if need be. Does not wait for it. Raises KernelError."""
+        if self._socket is not None:
+            return
+        try:
+            connection = fdpass.connect(self.path, kind=socket.SOCK_SEQPACKET, timeout=self.deadline)
+        except Unavailable:
+            self._start()
+            connection = fdpass.connect(self.path, kind=socket.SOCK_SEQPACKET, timeout=self.deadline)
+        connection.setblocking(False)
+        asyncio.get_running_loop().add_reader(connection, self._receive)
+        self._socket = connection
+
+    def close(self) -> None:
+        """Let go of the connection; the nursery stays."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(Unavailable("the nursery went away"))
+                waiting.exception()  # whoever asked may have been cancelled
+
+    def spawn(self, container_id: str, bundle: str, cgroup: str) -> Coroutine[None, None, Spawned]:
+        """Fork a shim into `cgroup`. The request is on its way when this returns, so that other work may be done before
+        the answer is awaited; then the shim's socket listens in the directory `bundle`."""
+        request = Request(spawn=Spawn(id=container_id, bundle=bundle, cgroup=cgroup))
+        return self._spawned(self._send(request, []))
+
+    async def _spawned(self, waiting: "asyncio.Future[_Answer]") -> Spawned:
+        reply, descriptors = await self._answer(waiting)
+        if len(descriptors) != 1:
+            _close(descriptors)
+            raise ProtocolError(f"the nursery sent {len(descriptors)} descriptors with a new shim")
+        return Spawned(reply.pid, reply.start_time, descriptors[0])
+
+    async def keep(self, container_id: str, held: dict[str, int]) -> None:
+        """Give copies of descriptors, by name, into keeping for a container."""
+        request = Request(keep=Keep(id=container_id, names=list(held)))
+        await self._call(request, list(held.values()))
+
+    async def take(self, container_id: str) -> dict[str, int]:
+        """Copies, by name, of what is kept for a container; they belong to the caller."""
+        reply, descriptors = await self._call(Request(take=Take(id=container_id)))
+        if len(reply.names) != len(descriptors):
+            _close(descriptors)
+            raise ProtocolError("the nursery sent descriptors without names")
+        return dict(zip(reply.names, descriptors, strict=True))
+
+    async def forget(self, container_id: str) -> None:
+        """Close what is kept for a container."""
+        await self._call(Request(forget=Forget(id=container_id)))
+
+    async def survey(self) -> Reply:
+        """Who the nursery is, and what it keeps. Whatever was asked of it before is done when this returns."""
+        reply, _ = await self._call(Request(survey=Survey()))
+        self.pid = reply.nursery_pid
+        return reply
+
+    async def _call(self, request: Request, descriptors: Sequence[int] = ()) -> _Answer:
+        """One request, one reply. Raises what the reply says, Unavailable, DeadlineExceeded."""
+        return await self._answer(self._send(request, list(descriptors)))
+
+    def _send(self, request: Request, descriptors: list[int]) -> "asyncio.Future[_Answer]":
+        self.connect()
+        assert self._socket is not None
+        try:
+            fdpass.send(self._socket, request.encode(), descriptors)
+        except KernelError as error:
+            self.close()
+            raise Unavailable(f"nursery: {error}") from error
+        waiting: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    async def _answer(self, waiting: "asyncio.Future[_Answer]") -> _Answer:
+        try:
+            answer = await asyncio.wait_for(asyncio.shield(waiting), self.deadline)
+        except TimeoutError:
+            self.close()
+            raise DeadlineExceeded(f"the nursery did not answer within {self.deadline:g} s") from None
+        except asyncio.CancelledError:
+            waiting.add_done_callback(_drop)
+            raise
+        if answer.reply.code:
+            _close(answer.descriptors)
+            raise from_status(answer.reply.code, f"nursery: {answer.reply.message}")
+        return answer
+
+    def _receive(self) -> None:
+        try:
+            while self._socket is not None:
+                data, descriptors = fdpass.receive(self._socket, _PACKET)
+                if not data:
+                    return self.close()
+                self._handle(Packet.decode(data), descriptors)
+        except KernelError as error:
+            if error.errno != errno.EAGAIN:
+                self.close()
+        except LeafError:
+            self.close()
+
+    def _handle(self, packet: Packet, descriptors: list[int]) -> None:
+        if packet.notice is not None:
+            self.on_notice(packet.notice)
+        if packet.reply is not None and self._waiting:
+            self._waiting.popleft().set_result(_Answer(packet.reply, descriptors))
+        else:
+            _close(descriptors)
+
+    def _start(self) -> None:
+        """Start a nursery on a socket that listens already."""
+        if self._process is not None:
+            self._process.poll()  # reap the one that we started before, if it ended
+        with fdpass.listen(self.path, kind=socket.SOCK_SEQPACKET) as listener:
+            fd = listener.fileno()
+            command = [sys.executable, "-I", "-m", "leafshim.nursery", "--fd", str(fd), "--cgroup", self.cgroup]
+            command += ["--socket", self.path]
+            try:
+                with open(f"{self.path.removesuffix('.sock')}.log", "ab") as log:  # what a dying shim has to say
+                    self._process = subprocess.Popen(
+                        command,
+                        pass_fds=(fd,),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                raise KernelError.of(error, "start nursery") from error
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
+def _drop(waiting: "asyncio.Future[_Answer]") -> None:
+    """Nobody waits for this reply any more; its descriptors must not stay open."""
+    if not waiting.cancelled() and waiting.exception() is None:
+        _close(waiting.result().descriptors)

@@ -1,0 +1,170 @@
+"""What to do with a container, from what can be seen of it: a pure decision, and the gathering of its facts.
+
+The same decision serves a supervisor that has just started, a shim whose connection broke, and `leafctl recover`.
+
+Rules:
+1. Not answering in time is not dead: SILENT, and nothing is done to it.
+2. GONE is proven: nobody listens on its socket, and the process of its pid, start time and boot is no more.
+3. An interrupted launch is undone: nobody was told that it succeeded. It is finished if the effect that it was stopped
+   before is the last one, Start.
+4. A container whose shim died lives on, if there is life in its cgroup.
+5. A cgroup of ours that no directory belongs to is an orphan.
+"""
+
+import os
+from enum import Enum, auto
+from typing import NamedTuple
+
+from leafd.launch import Environment
+from leafd.shims import ShimClient, is_gone
+from leafd.store import Record
+from leafshim import record, state
+from leafshim.api.shim import InfoResponse
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.errors import LeafError, Unavailable
+
+
+class Shim(Enum):
+    """What became of a shim."""
+
+    ANSWERS = auto()
+    SILENT = auto()
+    GONE = auto()
+
+
+class Facts(NamedTuple):
+    """What was seen of one container. The last three are looked at only when the shim does not answer."""
+
+    state: str | None
+    """The record's; None: there is no record and no directory."""
+    shim: Shim
+    init: str = ""
+    """The state that an answering shim tells."""
+    start: bool = False
+    """Its launch goes on to RUNNING, and was not answered before."""
+    same_boot: bool = True
+    exit: bool = False
+    """There is an exit record."""
+    cgroup: bool = False
+    """Its cgroup exists."""
+    populated: bool = False
+    """There are processes in it."""
+
+
+class Action(Enum):
+    """What follows from the facts."""
+
+    RECONNECT = auto()
+    """Take its events up again; where the record says RUNNING and init still waits, Start it."""
+    ADOPT = auto()
+    """It runs without a shim: watch its init, and end it through its cgroup."""
+    RECORD_EXIT = auto()
+    """It ended unseen: take the exit from whoever knows it, and remove what is left."""
+    FINISH_DESTROY = auto()
+    """Its ending was under way: go on with it."""
+    UNDO_LAUNCH = auto()
+    """Its launch was under way: take back what was made."""
+    KILL_ORPHAN = auto()
+    """Nobody owns it: kill, wait, remove."""
+    WAIT = auto()
+    """Its shim is silent: show it as UNKNOWN and look again later."""
+    LEAVE_ALONE = auto()
+    """Nothing is to be done."""
+
+
+def decide(facts: Facts) -> Action:
+    """The one thing to do. Pure: its test is a truth table."""
+    if facts.state is not None and not facts.same_boot:
+        return Action.LEAVE_ALONE if facts.state == state.STOPPED else Action.RECORD_EXIT
+    if facts.shim is Shim.SILENT:
+        return Action.WAIT
+    if facts.shim is Shim.ANSWERS:
+        return _with_shim(facts)
+    return _without_shim(facts)
+
+
+def _with_shim(facts: Facts) -> Action:
+    if facts.state in (state.DESTROYING, state.STOPPED):
+        return Action.FINISH_DESTROY
+    if facts.init in (state.PROVISIONING, state.PREPARING):
+        return Action.UNDO_LAUNCH
+    if facts.init == state.ISOLATING and facts.start and facts.state in (state.PREPARING, state.ISOLATING):
+        return Action.UNDO_LAUNCH
+    return Action.RECONNECT
+
+
+def _without_shim(facts: Facts) -> Action:
+    match facts.state:
+        case None:
+            return Action.KILL_ORPHAN
+        case state.STOPPED:
+            return Action.FINISH_DESTROY if facts.cgroup else Action.LEAVE_ALONE
+        case state.DESTROYING:
+            return Action.FINISH_DESTROY
+        case state.RUNNING if facts.populated and not facts.exit:
+            return Action.ADOPT
+        case state.RUNNING:
+            return Action.RECORD_EXIT
+        case state.ISOLATING if not facts.start or facts.exit:
+            return Action.RECORD_EXIT
+        case _:
+            return Action.UNDO_LAUNCH
+
+
+class Sight(NamedTuple):
+    """What was seen, and through what: a connection and its first answer where there is a shim that answers."""
+
+    facts: Facts
+    shim: ShimClient | None = None
+    info: InfoResponse | None = None
+
+
+async def look(entry: Record, environment: Environment, deadline: float) -> Sight:
+    """The facts of one container. Takes `deadline` seconds at most. The connection belongs to the caller."""
+    facts = Facts(entry.state, Shim.GONE, start=entry.start, same_boot=entry.boot_id == environment.boot_id)
+    if not facts.same_boot:
+        return Sight(facts)
+    bundle = environment.store.bundle(entry.id)
+    client = None
+    try:
+        client = await ShimClient.connect(entry.id, bundle.socket, environment.config)
+        info = await client.info(deadline)
+        return Sight(facts._replace(shim=Shim.ANSWERS, init=info.state), client, info)
+    except LeafError as error:
+        if client is not None:
+            client.close()
+        if not isinstance(error, Unavailable) or not is_gone(entry.shim_pid, entry.shim_start_time):
+            return Sight(facts._replace(shim=Shim.SILENT))
+    cgroup = Cgroup(entry.cgroup)
+    exists = cgroup.exists()
+    ended = os.path.exists(environment.exit_path(entry.id))
+    return Sight(facts._replace(exit=ended, cgroup=exists, populated=exists and cgroup.populated()))
+
+
+def rebuild(container_id: str, environment: Environment) -> Record:
+    """A record in place of one that is damaged or missing: by the shim's checkpoint, as far as that goes.
+
+    Without a checkpoint it is that of a launch in its beginning, so that nothing but an answering shim keeps it alive.
+    """
+    entry = Record(container_id, environment.boot_id, environment.layout.container(container_id), state.PREPARING)
+    known = _checkpoint(entry, environment)
+    for name in ("boot_id", "state", "created_at", "started_at", "shim_pid", "shim_start_time", "pid", "sequence"):
+        if type(known.get(name)) is type(getattr(entry, name)):
+            setattr(entry, name, known[name])
+    return entry
+
+
+def init_start_time(entry: Record, environment: Environment) -> int:
+    """When init started, by the shim's checkpoint of this boot; 0: unknown."""
+    known = _checkpoint(entry, environment)
+    started = known.get("pid_start_time")
+    proven = known.get("boot_id") == environment.boot_id and known.get("pid") == entry.pid
+    return started if proven and isinstance(started, int) else 0
+
+
+def _checkpoint(entry: Record, environment: Environment) -> dict[str, record.Value]:
+    """The shim's own record; empty when there is none to be trusted."""
+    try:
+        return record.read(environment.store.bundle(entry.id).checkpoint, "checkpoint")
+    except LeafError:
+        return {}
