@@ -14,7 +14,7 @@ this order (Apache Mesos, "Using Mesos on systems with Cgroups2 enabled"):
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import Layout
@@ -37,8 +37,8 @@ class Watch(NamedTuple):
     check: Callable[[], Limitation | None]
 
 
-class Controller(Protocol):
-    """One controller; a class overrides what it has something to do in. All methods may raise KernelError.
+class Controller:
+    """One controller. A subclass overrides what it has something to do in; all methods may raise KernelError.
 
     `name`: as cgroup.controllers lists it, "" for what needs no controller of the kernel.
     """

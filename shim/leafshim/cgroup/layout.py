@@ -54,7 +54,7 @@ def _is_name(text: str) -> bool:
 
 
 class Layout:
-    """Absolute paths below the cgroup2 file system at `mount`. `root`: the cgroup of all that is ours, from the mount on.
+    """Absolute paths below the cgroup2 file system at `mount`. `root`: the cgroup of all of ours, from the mount on.
 
     Raises InputError for a root that is no path, a separator that is no name.
     """

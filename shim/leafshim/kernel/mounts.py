@@ -123,7 +123,7 @@ RECURSIVE: dict[str, tuple[int, int]] = {
     "rnodev": (MOUNT_ATTR_NODEV, 0),
     "rnodiratime": (MOUNT_ATTR_NODIRATIME, 0),
     "rnoexec": (MOUNT_ATTR_NOEXEC, 0),
-    "rnorelatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
+    "rnorelatime": (0, MOUNT_ATTR_ATIME),
     "rnostrictatime": (0, MOUNT_ATTR_ATIME),
     "rnosuid": (MOUNT_ATTR_NOSUID, 0),
     "rnosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
