@@ -221,6 +221,9 @@ class Life:
         match self.action:
             case Action.WAIT:
                 self.problem = "its shim does not answer"
+                if entry.state == PREPARING and not entry.shim_pid:
+                    # Nobody may be behind its socket but the nursery, which then lets go of it: the next look is sure.
+                    await self.environment.nursery.forget(entry.id)
             case Action.RECONNECT:
                 self.problem = ""
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:

@@ -4,7 +4,8 @@ The same decision serves a supervisor that has just started, a shim whose connec
 
 Rules:
 1. Not answering in time is not dead: SILENT, and nothing is done to it.
-2. GONE is proven: nobody listens on its socket, and the process of its pid, start time and boot is no more.
+2. GONE is proven: the process of its pid, start time and boot is no more, or, where its pid was never learnt, nobody
+   listens on its socket. (That somebody listens proves nothing: the nursery keeps a copy of the listening socket.)
 3. An interrupted launch is undone: nobody was told that it succeeded. It is finished if the effect that it was stopped
    before is the last one, Start.
 4. A container whose shim died lives on, if there is life in its cgroup.
@@ -124,17 +125,19 @@ async def look(entry: Record, environment: Environment, deadline: float) -> Sigh
     facts = Facts(entry.state, Shim.GONE, start=entry.start, same_boot=entry.boot_id == environment.boot_id)
     if not facts.same_boot:
         return Sight(facts)
-    bundle = environment.store.bundle(entry.id)
-    client = None
-    try:
-        client = await ShimClient.connect(entry.id, bundle.socket, environment.config)
-        info = await client.info(deadline)
-        return Sight(facts._replace(shim=Shim.ANSWERS, init=info.state), client, info)
-    except LeafError as error:
-        if client is not None:
-            client.close()
-        if not isinstance(error, Unavailable) or not is_gone(entry.shim_pid, entry.shim_start_time):
-            return Sight(facts._replace(shim=Shim.SILENT))
+    if not is_gone(entry.shim_pid, entry.shim_start_time):
+        client = None
+        try:
+            client = await ShimClient.connect(entry.id, environment.store.bundle(entry.id).socket, environment.config)
+            info = await client.info(deadline)
+            return Sight(facts._replace(shim=Shim.ANSWERS, init=info.state), client, info)
+        except LeafError as error:
+            if client is not None:
+                client.close()
+            if not isinstance(error, Unavailable) or (
+                entry.shim_pid and not is_gone(entry.shim_pid, entry.shim_start_time)
+            ):
+                return Sight(facts._replace(shim=Shim.SILENT))
     cgroup = Cgroup(entry.cgroup)
     exists = cgroup.exists()
     ended = os.path.exists(environment.exit_path(entry.id))

@@ -109,10 +109,10 @@ class ShimClient:
 
 
 def is_gone(pid: int, start_time: int) -> bool:
-    """Proof that the process `pid` that began at `start_time` (clock ticks after boot) is no more. Pid 0: no proof is
-    possible, and none is needed, as no process is known. The boot must be the present one."""
+    """Proof that the process `pid` that began at `start_time` (clock ticks after this very boot) is no more. There is
+    none for pid 0, which is unknown."""
     if not pid:
-        return True
+        return False
     try:
         return pidfd.start_time(pid) != start_time or _is_zombie(pid)
     except LeafError:
