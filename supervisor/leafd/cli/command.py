@@ -73,6 +73,10 @@ class Failure(Exception):
         self.status = status
 
 
+class OutputClosed(Exception):
+    """Whoever read our standard output has gone."""
+
+
 class Command(click.Command):
     """A command of leafctl. Also takes --json and --socket after its own name."""
 
@@ -92,8 +96,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except LeafError as error:
             raise Failure(what, str(error), self.failure_status) from error
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise OutputClosed from error  # which click would take for its own
         except OSError as error:
             raise Failure(what, str(KernelError.of(error)), self.failure_status) from error
 
@@ -167,7 +171,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         return failure.status
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
+    except (OutputClosed, BrokenPipeError):
         _leave_broken_pipe()
         return BROKEN_PIPE
     except Exception as error:  # the border of the program: a defect of ours is also one line
