@@ -12,9 +12,11 @@ import pytest
 
 from leafd.client import Client
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.errors import Unavailable
 
 BIN = Path(sys.executable).parent
 DEADLINE = 60.0  # s; for a command that should take milliseconds, on a busy machine
+_RETRY = 0.01  # s; between looks for a socket that is not there yet
 
 
 class Leafd:
@@ -39,19 +41,28 @@ class Leafd:
         return Client(str(self.socket))
 
     def start(self, *flags: str) -> None:
-        """Start the daemon; returns once it serves. It closes its standard output when it is ready."""
+        """Start the daemon; returns once it serves."""
         assert self.process is None, "leafd runs already"
         command = [str(BIN / "leafd"), "--root", str(self.root), "--state", str(self.state)]
         command += ["--cgroups-root", self.name, *flags]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        while not self._answers():
+            try:
+                status = self.process.wait(_RETRY)
+            except subprocess.TimeoutExpired:
+                continue
+            self.process = None
+            pytest.fail(f"leafd ended with status {status}: {self.output.read_text()}")
+
+    def _answers(self) -> bool:
+        """Whether leafd serves. Once it listens, this waits until it has recovered."""
         try:
             with self.client as client:
                 client.version()
-        except BaseException:
-            self.kill()
-            sys.stderr.write(self.output.read_text())
-            raise
+        except Unavailable:
+            return False
+        return True
 
     def kill(self) -> None:
         """kill -9 of the daemon alone."""
