@@ -9,6 +9,7 @@ What the kernel does that surprises:
 - Freezing is a wish. The write returns at once; `frozen 1` in cgroup.events is the answer, and a process in
   uninterruptible sleep may withhold it. SIGKILL ends frozen processes, so a kill needs no thaw first.
 - A change of cgroup.events is POLLPRI, since the last read of that very open file: read first, poll then, lose nothing.
+  The kernel tells at most one change in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), so what is short-lived is told late.
 - `populated` counts the cgroups below too, and no zombies. An unpopulated cgroup without children can be removed, but
   for an instant after its last process ended rmdir still says EBUSY.
 - A workload with rights makes cgroups below its own, freezes them, and makes threaded ones, whose processes are listed
