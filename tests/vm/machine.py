@@ -114,12 +114,6 @@ class Machine:
                 pass_fds=(output.fileno(), events.fileno()),
             )
 
-    @property
-    def pid(self) -> int:
-        """QEMU's process id."""
-        assert self._qemu is not None
-        return self._qemu.pid
-
     def events(self, patience_s: float) -> Iterator[Event]:
         """Yield what the guest tells, as it tells it; {"exit": STATUS} comes last.
 
