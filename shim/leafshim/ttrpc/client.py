@@ -295,10 +295,10 @@ def _connect(path: str, timeout: float | None) -> socket.socket:
 
 
 def _milliseconds_until(deadline: float | None) -> int | None:
+    """poll(2)'s argument, an int, rounded up so that the deadline has passed when it gives up."""
     if deadline is None:
         return None
-    # Rounded up, so that the deadline has passed when poll(2) gives up; its argument is an int.
-    return min(max(0, int((deadline - time.monotonic()) * 1000) + 1), _LONGEST_POLL) if deadline else 0
+    return min(max(0, int((deadline - time.monotonic()) * 1000 + 1)), _LONGEST_POLL)
 
 
 def _timeval(seconds: float) -> tuple[int, int]:

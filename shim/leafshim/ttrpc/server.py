@@ -8,8 +8,8 @@ Rules:
 1. A handler returns its response, or None to answer later with `call.reply`, `call.fail`, or, where the server streams,
    `call.send` and `call.finish`. Where the client streams it is called as the stream opens, with an empty request, and
    every message goes to `call.on_message`.
-2. A LeafError that a handler or `on_message` lets out is the call's answer. Any other exception is a defect: INTERNAL
-   to the client, the exception to `on_defect`; the connection and its other calls go on.
+2. A LeafError that a handler or a callback of its call lets out is the call's answer. Any other exception is a defect:
+   INTERNAL to the client, the exception to `on_defect`; the connection and its other calls go on.
 3. A call ends once. Then `call.closed` is true and whatever is sent is dropped, so nobody who answers late or sends to
    many has to ask first.
 4. `on_close` is called when the client half-closes (`closed` is false) and when the call ends by another hand than
@@ -170,7 +170,8 @@ class Call(Generic[RequestT, ResponseT]):
 
     def _half_close(self) -> None:
         self.half_closed = True
-        self._tell()
+        if self.on_close is not None:
+            self._run(self.on_close)
 
     def _expire(self) -> None:
         self.fail(DeadlineExceeded(f"{self.method.name} took longer than its caller wanted to wait"))
@@ -186,7 +187,7 @@ class Call(Generic[RequestT, ResponseT]):
 
     def _drained(self) -> None:
         if self.on_drain is not None and not self.closed:
-            self._link.server.guard(self.on_drain)
+            self._run(self.on_drain)
 
 
 # A handler's types are those of its method, which a mapping cannot say.
