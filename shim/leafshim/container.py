@@ -60,6 +60,8 @@ class Container:
         self._patience: Timer | None = None
         self._limitation = ""
         self._oom_seen = 0
+        self._boot_id = pidfd.boot_id()
+        self._shim = (os.getpid(), pidfd.start_time(os.getpid()))
 
     # Create and start.
 
@@ -355,9 +357,9 @@ class Container:
         init = self.init
         Checkpoint(
             id=self.id,
-            boot_id=pidfd.boot_id(),
-            shim_pid=os.getpid(),
-            shim_start_time=pidfd.start_time(os.getpid()),
+            boot_id=self._boot_id,
+            shim_pid=self._shim[0],
+            shim_start_time=self._shim[1],
             state=self.state,
             pid=init.pid if init is not None else 0,
             pid_start_time=init.start_time if init is not None else 0,
@@ -371,7 +373,7 @@ class Container:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
         raise KernelError.of(error, "read") from error

@@ -14,6 +14,7 @@ Rules:
 """
 
 import gc
+import json
 import os
 import signal as signal_numbers
 import socket
@@ -22,12 +23,15 @@ import sys
 from leafshim import __version__, shim
 from leafshim import loop as loops
 from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
+from leafshim.api.task import Mount
 from leafshim.bundle import Bundle
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.errors import Code, InputError, LeafError, NotFound
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
 from leafshim.kernel.clone import clone3
+from leafshim.launch.plan import plan_init
 from leafshim.loop import Loop
+from leafshim.spec import load
 
 PACKET_MAX = 64 << 10
 LISTENER = "listener"
@@ -212,9 +216,20 @@ def main() -> None:
     process.set_child_subreaper(True)
     loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
     Nursery(loop, server)
+    _rehearse()
     gc.collect()
     gc.freeze()
     loop.run()
+
+
+def _rehearse() -> None:
+    """Read and plan a container, without making it: what is imported, compiled or looked up on the way is then there
+    before the first fork, once for all shims."""
+    namespaces = [{"type": name} for name in ("pid", "ipc", "uts", "mount", "cgroup")]
+    process = {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": False}
+    document = {"ociVersion": "1.2.0", "process": process, "linux": {"namespaces": namespaces, "cgroupsPath": "/x"}}
+    plan_init(load(json.dumps(document).encode()), [Mount(type="host-overlay", source="/")], "/")
+    find_mount()
 
 
 def _leave_the_hosts_interpreter() -> None:

@@ -22,6 +22,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from leafshim.errors import AlreadyExists, KernelError, Unsupported
@@ -33,11 +34,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts at rmdir
 _HOLDERS_NAMED = 10
 
 
+@cache
 def find_mount(mountinfo: str = "/proc/self/mountinfo") -> str:
     """Where the cgroup2 file system is mounted: /sys/fs/cgroup, /sys/fs/cgroup/unified, or elsewhere.
 
-    Of several the first that shows the hierarchy from its root, as bind mounts of a part do not. Raises Unsupported
-    without any, KernelError.
+    Looked up once: a process of ours does not outlive the mount. Of several the first that shows the hierarchy from
+    its root, as bind mounts of a part do not. Raises Unsupported without any, KernelError.
     """
     found: list[tuple[str, str]] = []
     try:

@@ -77,11 +77,21 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
 
 
 def limit_bounding(keep: int) -> None:
-    """Drop from the bounding set, for good, what is not in `keep`; those unknown to NAMES too. Raises KernelError."""
+    """Drop from the bounding set, for good, what is not in `keep`; those unknown to NAMES too. Raises KernelError.
+
+    Dropping what is not there succeeds, for whoever may drop at all; the first number that the kernel does not know is
+    EINVAL.
+    """
     number = 0
-    while (held := _held(number)) is not None:
-        if held and not keep >> number & 1:
-            syscalls.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    while True:
+        if not keep >> number & 1:
+            try:
+                syscalls.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+            except KernelError as error:
+                if error.errno == errno.EINVAL:
+                    return
+                if syscalls.prctl(_PR_CAPBSET_READ, number, 0, 0, 0):
+                    raise
         number += 1
 
 
@@ -91,13 +101,3 @@ def set_ambient(ambient: int) -> None:
     for number in range(ambient.bit_length()):
         if ambient >> number & 1:
             syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
-
-
-def _held(number: int) -> bool | None:
-    """Whether it is in the bounding set; None past the last that this kernel knows."""
-    try:
-        return bool(syscalls.prctl(_PR_CAPBSET_READ, number, 0, 0, 0))
-    except KernelError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return None

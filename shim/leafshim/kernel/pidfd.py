@@ -75,8 +75,12 @@ def boot_id() -> str:
 
 
 def _read(path: str) -> str:
+    """A small file of procfs, in one read. (The text layer of open() costs ten times the system calls.)"""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 1 << 16).decode(errors="replace")
+        finally:
+            os.close(fd)
     except OSError as error:
-        raise KernelError.of(error, "read") from error
+        raise KernelError("read", error.errno or 0, path) from error
