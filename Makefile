@@ -8,6 +8,7 @@ SHELL := /bin/bash
 # leafd needs Python 3.11 or later: the first python3 on the PATH where that is recent enough, else Debian's.
 MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON = $(shell python3 -c '$(MODERN)' 2>/dev/null && echo python3 || echo /usr/bin/python3)
+
 # The guest is slow, and lives off the bytecode that the session outside leaves behind.
 unexport PYTHONDONTWRITEBYTECODE
 
