@@ -177,7 +177,7 @@ class Blocked:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self._run(asyncio.sleep(0))
+        self._run(self.client.wait_closed())
         self._run(self._loop.shutdown_asyncgens())
         self._loop.close()
 

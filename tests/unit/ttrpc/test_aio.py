@@ -59,6 +59,11 @@ async def started(tmp_path: Path) -> tuple[Service, AsyncServer, AsyncClient]:
     return service, server, await AsyncClient.connect(path, timeout=60)
 
 
+async def closed(client: AsyncClient) -> None:
+    client.close()
+    await client.wait_closed()
+
+
 def test_many_calls_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         service, server, client = await started(tmp_path)
@@ -67,7 +72,7 @@ def test_many_calls_at_once(tmp_path: Path) -> None:
             await service.waiting.acquire()
         service.release.set()
         assert [answer.exit_status for answer in await asyncio.gather(*calls)] == list(range(200))
-        client.close()
+        await closed(client)
         await server.close()
 
     asyncio.run(main())
@@ -83,7 +88,7 @@ def test_a_cancelled_call_leaves_the_connection_good(tmp_path: Path) -> None:
         assert call.cancelled()
         service.release.set()
         assert (await client.call(WAIT, task.WaitRequest(id="2"))).exit_status == 2
-        client.close()
+        await closed(client)
         await server.close()
 
     asyncio.run(main())
@@ -110,7 +115,7 @@ def test_a_handler_that_was_cancelled_answers_so(tmp_path: Path) -> None:
         with pytest.raises(PeerError, match="Wait was cancelled") as raised:
             await client.call(WAIT, task.WaitRequest(id="cancelled"))
         assert raised.value.code == Code.CANCELLED
-        client.close()
+        await closed(client)
         await server.close()
 
     asyncio.run(main())
@@ -119,16 +124,15 @@ def test_a_handler_that_was_cancelled_answers_so(tmp_path: Path) -> None:
 def test_a_slow_taker_slows_the_sender(tmp_path: Path) -> None:
     async def main() -> None:
         service, server, client = await started(tmp_path)
+        service.release.set()
+        other = await AsyncClient.connect(str(tmp_path / "s"))
         async with client.stream(shim.EVENTS, shim.EventsRequest(after=500)) as stream:
-            ahead = []
-            taken = 0
-            async for _ in stream:
-                taken += 1
-                ahead.append(service.sent - taken)
-                await asyncio.sleep(0)
-        assert taken == 500
-        assert max(ahead) * SIZE < 12_000_000  # the inbox's limit, the sockets', and the transport's
-        client.close()
+            for _ in range(500):  # nobody takes, while both ends have every occasion to go on
+                await other.call(WAIT, task.WaitRequest(id="1"))
+            assert service.sent * SIZE < 12_000_000  # the limits of inbox, sockets and transport
+            assert [event.sequence async for event in stream] == list(range(500))
+        await closed(other)
+        await closed(client)
         await server.close()
 
     asyncio.run(main())

@@ -58,10 +58,15 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+        await self.wait_closed()
 
     def close(self) -> None:
         """Close the connection; calls in progress fail with Unavailable."""
         self._link.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is gone, by `close` or by the server."""
+        await self._link.gone.wait()
 
     @property
     def closed(self) -> bool:

@@ -65,6 +65,7 @@ class Link(asyncio.Protocol, Generic[C]):
 
     def __init__(self, connection: C) -> None:
         self.connection: C = connection
+        self.gone = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._held = 0
         self._writable = asyncio.Event()
@@ -110,6 +111,7 @@ class Link(asyncio.Protocol, Generic[C]):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:

@@ -55,9 +55,8 @@ class _ServerLink(Link[ServerConnection]):
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         self.peer = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if self.server.authorize(*self.peer):
-            self.server.links.add(self)
-        else:
+        self.server.links.add(self)
+        if not self.server.authorize(*self.peer):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -177,6 +176,9 @@ class AsyncServer:
         """Stop listening and close all connections; handlers are cancelled. The socket's path stays."""
         if self._server is not None:
             self._server.close()
-            for link in tuple(self.links):
+            links = tuple(self.links)
+            for link in links:
                 link.transport.abort()
+            for link in links:
+                await link.gone.wait()
             await self._server.wait_closed()
