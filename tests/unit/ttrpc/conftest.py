@@ -170,7 +170,11 @@ class Blocked:
     def __init__(self, path: str, timeout: float | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._run = self._loop.run_until_complete
-        self.client = self._run(AsyncClient.connect(path, timeout))
+        try:
+            self.client = self._run(AsyncClient.connect(path, timeout))
+        except BaseException:
+            self._loop.close()
+            raise
 
     def __enter__(self) -> "Blocked":
         return self
