@@ -75,6 +75,7 @@ class Container:
         if not spec.linux.cgroups_path:
             raise InputError("linux.cgroupsPath: missing")
         plan = plan_init(spec, request.rootfs, self.bundle.rootfs)
+        plan.waits = not options.start
         cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
         if cgroup.exists():  # somebody's: it must not fall to our undoing
             raise AlreadyExists(f"cgroup {cgroup.path} exists already")
@@ -88,8 +89,18 @@ class Container:
 
         def ready() -> None:
             self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
+            if options.start:
+                init.release(running, undo)
+                return
             self._move(state.ISOLATING)
             self.events.publish("create", pid=init.pid)
+            done()
+
+        def running() -> None:
+            self.state = state.move(self.state, state.ISOLATING)
+            self._move(state.RUNNING)
+            self.events.publish("create", pid=init.pid)
+            self._started(init)
             done()
 
         def undo(error: LeafError) -> None:
@@ -129,12 +140,15 @@ class Container:
 
         def executed() -> None:
             self._save()
-            self.events.publish("start", pid=init.pid)
-            if self._options.timeout:
-                self._timeout = self._loop.call_later(self._options.timeout / 1e9, self._timed_out)
+            self._started(init)
             done()
 
         init.release(executed, failed)
+
+    def _started(self, init: Process) -> None:
+        self.events.publish("start", pid=init.pid)
+        if self._options.timeout:
+            self._timeout = self._loop.call_later(self._options.timeout / 1e9, self._timed_out)
 
     def _timed_out(self) -> None:
         self._limitation = f"time limit of {self._options.timeout / 1e9:g} s"

@@ -63,6 +63,7 @@ class CreateOptions(_Message):
     timeout: int = pb.uint64(3)  # nanoseconds after Start; then ended with cause "limitation"; 0 = none
     first_sequence: int = pb.uint64(4)  # number of the first event; 0 means 1
     log_max_size: int = pb.uint64(5)  # bytes; at this size the log moves to log.1, replacing it; 0 = the default
+    start: bool = pb.boolean(6)  # go on to RUNNING in one step; no Start follows, and a failure leaves nothing
 
 
 class EventsRequest(_Message):

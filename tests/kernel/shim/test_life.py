@@ -132,6 +132,20 @@ def test_a_cgroup_of_somebody_else_is_left_alone(web: Shim) -> None:
     assert web.cgroup.exists()
 
 
+def test_creation_and_start_in_one_step(web: Shim) -> None:
+    pid = web.create("sh", "-c", "exit 8", options=shim.CreateOptions(start=True))
+    assert pid > 0
+    assert web.wait() == 8
+    assert web.info().last_sequence == 3
+
+
+def test_one_step_that_fails_leaves_nothing(web: Shim) -> None:
+    with pytest.raises(LeafError, match="exec no-such-command: No such file or directory"):
+        web.create("no-such-command", options=shim.CreateOptions(start=True))
+    assert not web.cgroup.exists()
+    assert web.info().state == "PREPARING"
+
+
 def test_a_second_creation_is_refused(web: Shim) -> None:
     web.run("sleep", "1000")
     with pytest.raises(AlreadyExists):
