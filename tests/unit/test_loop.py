@@ -48,7 +48,8 @@ def test_a_readable_descriptor_calls_back(loop: Loop, pipe: tuple[int, int]) -> 
 
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop) -> None:
     seen: list[str] = []
-    loop.call_later(0.02, lambda: (seen.append("last"), loop.stop()))
+    loop.call_later(0.02, lambda: seen.append("last"))
+    loop.call_later(0.02, loop.stop)
     loop.call_later(0.01, lambda: seen.append("second"))
     loop.call_later(0, lambda: seen.append("first"))
     loop.call_later(0.005, lambda: seen.append("never")).cancel()
@@ -79,11 +80,11 @@ def test_a_descriptor_removed_within_a_batch_is_not_called(loop: Loop) -> None:
 def test_a_defect_in_a_callback_does_not_end_the_loop(pipe: tuple[int, int]) -> None:
     defects: list[BaseException] = []
     loop = Loop(defects.append)
-    loop.call_later(0, lambda: 1 // 0)
+    loop.call_later(0, [].pop)
     loop.call_later(0.001, loop.stop)
     loop.run()
     loop.close()
-    assert [type(defect) for defect in defects] == [ZeroDivisionError]
+    assert [type(defect) for defect in defects] == [IndexError]
 
 
 def test_an_idle_loop_sleeps_until_its_deadline(loop: Loop) -> None:
