@@ -128,6 +128,7 @@ def test_ready_never_waits(path: str) -> None:
 @pytest.mark.usefixtures("server")
 def test_using_a_method_the_wrong_way_is_the_callers_error(path: str) -> None:
     with Client(path) as client:
+        assert client.call(STATE, task.StateRequest(id="x")).id == "x"
         with pytest.raises(StateError):
             client.call(EVENTS, shim.EventsRequest())
         with pytest.raises(StateError):

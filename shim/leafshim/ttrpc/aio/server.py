@@ -56,7 +56,8 @@ class _ServerLink(Link[ServerConnection]):
         sock = transport.get_extra_info("socket")
         self.peer = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         self.server.links.add(self)
-        if not self.server.authorize(*self.peer):
+        # asyncio may hand over a connection that it accepted before `close`.
+        if not self.server.serving or not self.server.authorize(*self.peer):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -171,6 +172,11 @@ class AsyncServer:
         """Serve a listening unix socket, which the server then owns, until `close`."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _ServerLink(self), sock=listener)
+
+    @property
+    def serving(self) -> bool:
+        """Whether it listens."""
+        return self._server is not None and self._server.is_serving()
 
     async def close(self) -> None:
         """Stop listening and close all connections; handlers are cancelled. The socket's path stays."""
