@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from time import time_ns
 
 from leafd.journal import unpack
 from leafd.launch import Environment, Launch
@@ -59,8 +58,6 @@ class Container:
             # The caller may be gone (a cancelled task), what was made must go nevertheless.
             await asyncio.shield(self._undo(launch))
             raise
-        if self.record.start:
-            self.record.started_at = time_ns()
         self.life.begin(launch.shim)
 
     async def start(self) -> None:
@@ -73,7 +70,6 @@ class Container:
         except LeafError:
             await self._signal(SIGKILL)
             raise
-        self.record.started_at = time_ns()
 
     async def kill(self, signal: int, *, all_processes: bool) -> None:
         """Send a signal. Raises NotFound when there is no process to get it."""

@@ -18,6 +18,7 @@ Rules:
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from time import time_ns
 from typing import NamedTuple
 
 from leafd.config import Config
@@ -164,6 +165,7 @@ async def _delete_task(launch: Launch) -> None:
 
 async def _start_task(launch: Launch, document: bytes) -> None:
     assert launch.shim is not None
+    launch.record.started_at = time_ns()
     launch.checkpoint()
     await launch.shim.start()
 

@@ -178,8 +178,6 @@ class Life:
                 return
             case "paused" | "resumed":
                 self.paused = event.type == "paused"
-            case "start":
-                self.record.started_at = event.timestamp
         await shim.acknowledge(event.sequence)
 
     async def _finish(self, end: api.Exit) -> None:
@@ -356,7 +354,7 @@ class Life:
         """What the shim says is so."""
         entry = self.record
         entry.shim_pid, entry.pid, self.paused = info.shim_pid, info.pid, info.paused
-        entry.started_at = info.started_at or entry.started_at
+        entry.started_at = entry.started_at or info.started_at
         if entry.state == PREPARING or (entry.state == ISOLATING and info.state == RUNNING):
             entry.state = ISOLATING if info.state == ISOLATING else RUNNING
         if self._init < 0 and info.exit is None:
