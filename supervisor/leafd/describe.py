@@ -86,7 +86,7 @@ def describe(
     user: str = "",
     cwd: str = "/",
     hostname: str = "",
-    mounts: Iterable[Document] = (),
+    mounts: Iterable[Mapping[str, object]] = (),
     net: str = "host",
     terminal: bool = False,
     size: tuple[int, int] | None = None,
@@ -259,11 +259,11 @@ def parse_mount(text: str) -> Document:
     return {"destination": os.path.normpath(destination), "type": kind, "source": source or kind, "options": options}
 
 
-def _all_mounts(given: Iterable[Document], *, over_host: bool) -> list[Document]:
+def _all_mounts(given: Iterable[Mapping[str, object]], *, over_host: bool) -> list[Mapping[str, object]]:
     """The defaults that `given` does not replace, then `given`: a mount below another comes after it."""
     asked = list(given)
     places = {mount["destination"] for mount in asked}
-    defaults: list[Document] = [
+    defaults: list[Mapping[str, object]] = [
         {"destination": destination, "type": kind, "source": kind, "options": list(options)}
         for destination, kind, options in (*_MOUNTS, *(_MOUNTS_OVER_HOST if over_host else ()))
         if destination not in places

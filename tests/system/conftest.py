@@ -1,11 +1,15 @@
 """A real leafd for a test: own directories, own cgroups root, and nothing left of it afterwards."""
 
+import json
 import os
+import pty
 import secrets
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,13 @@ class Leafd:
             self.command(*arguments), input=stdin, capture_output=True, encoding="utf-8", timeout=DEADLINE
         )
 
+    def inspect(self, container_id: str) -> dict[str, object]:
+        """What `leafctl inspect` says, as JSON."""
+        result = self.ctl("--json", "inspect", container_id)
+        assert result.returncode == 0, result.stderr
+        shown: dict[str, object] = json.loads(result.stdout)
+        return shown
+
     def close(self) -> None:
         """End everything that was started here, and prove that nothing is left."""
         if self.process is not None:
@@ -116,6 +127,66 @@ class Leafd:
                 if f"{self.root}/" in line or line.rstrip().endswith(str(self.root)):
                     found[int(entry.name)] = line
         return found
+
+
+class Terminal:
+    """A person at a terminal (a pty) who runs one command there."""
+
+    def __init__(self, command: list[str], columns: int = 80, rows: int = 24) -> None:
+        self._leader, follower = pty.openpty()
+        self._follower = follower
+        termios.tcsetwinsize(follower, (rows, columns))
+        self.before = termios.tcgetattr(follower)
+        self.process = subprocess.Popen(
+            command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+        )
+        self._seen = b""
+
+    def expect(self, text: bytes) -> bytes:
+        """What was shown up to and including `text`; fails when the terminal stays silent without it."""
+        while text not in self._seen:
+            ready, _, _ = select.select([self._leader], [], [], DEADLINE)
+            assert ready, f"{text!r} is not in {self._seen!r}"
+            self._seen += os.read(self._leader, 65536)
+        shown, _, self._seen = self._seen.partition(text)
+        return shown + text
+
+    def type(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self._leader, keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the window, and say so as a terminal does."""
+        termios.tcsetwinsize(self._follower, (rows, columns))
+        self.process.send_signal(signal.SIGWINCH)
+
+    def status(self) -> int:
+        """The command's exit status, once it has ended and left the terminal as it was."""
+        status = self.process.wait(DEADLINE)
+        assert termios.tcgetattr(self._follower) == self.before
+        return status
+
+    def close(self) -> None:
+        """Take the terminal away."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+        os.close(self._leader)
+        os.close(self._follower)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[[list[str]], Terminal]]:
+    """Runs a command at a terminal of its own."""
+    opened: list[Terminal] = []
+
+    def run(command: list[str]) -> Terminal:
+        opened.append(Terminal(command))
+        return opened[-1]
+
+    yield run
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture

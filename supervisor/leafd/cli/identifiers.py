@@ -5,7 +5,7 @@ from typing import TypedDict
 import click
 from click.shell_completion import CompletionItem
 
-from leafd.cli.command import Caller
+from leafd.cli.command import DEFAULT_SOCKET, Caller
 from leafshim.errors import LeafError
 
 
@@ -16,11 +16,10 @@ class _ContainerId(click.types.StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The ids that leafd knows; none when it does not answer, as a completion must not disturb."""
-        caller = ctx.find_object(Caller)
-        if caller is None:
-            return []
+        # While completing, click parses but calls nothing, so there is no Caller yet.
+        socket = ctx.find_root().params.get("socket") or DEFAULT_SOCKET
         try:
-            with caller.client() as client:
+            with Caller(socket, json=False).client() as client:
                 known = client.list()
         except (LeafError, OSError):
             return []

@@ -201,11 +201,11 @@ def _create(
 ) -> Container:
     """Make it; under a generated name, one that is not taken yet."""
     for _ in range(_NAME_ATTEMPTS):
-        chosen = name or names.generate()
+        chosen = names.generate() if name is None else name
         try:
             return client.create(chosen, description(chosen), **options)
         except AlreadyExists as error:
-            if name:
+            if name is not None:
                 raise
             taken = error
         except LeafError as error:
