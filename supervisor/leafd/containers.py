@@ -254,16 +254,27 @@ class Table:
 
     async def remove(self, container: Container, *, force: bool) -> None:
         """Forget a container and all that are nested in it. Raises StateError for one that lives, without `force`."""
+        entry = container.record
         if not container.life.settled.is_set():
             if not force:
-                raise StateError(f"{container.record.id}: {container.record.state}: stop it first, or use force")
+                raise StateError(f"{entry.id}: {entry.state}: stop it first, or use force")
+            entry.remove = True  # checkpointed with the stop: a next supervisor goes on with the removal
             await container.stop(0)
-        for each in self.nested(container.record.id):
-            await self.remove(each, force=True)
-        self.forget(container.record.id)
+        for each in self.nested(entry.id):
+            await each.stop(0)
+        self.forget(entry.id)
 
     def forget(self, container_id: str) -> None:
-        """Take a container that has ended out of the table, with all that it has on disk. Twice is as good."""
+        """Take a container that has ended out of the table, and those nested in it, with all that they have on disk.
+
+        Twice is as good. Raises KernelError.
+        """
+        for each in self.nested(container_id):
+            if each.life.settled.is_set():
+                self._forget(each.record.id)
+        self._forget(container_id)
+
+    def _forget(self, container_id: str) -> None:
         if self._containers.pop(container_id, None) is None:
             return
         environment = self.environment

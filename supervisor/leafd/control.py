@@ -171,9 +171,7 @@ Call = AsyncCall[api.Empty, api.Empty]
 async def look_again(environment: Environment, table: Table, containers: list[Container]) -> api.RecoverResponse:
     """Look at containers, side by side, for at most the recovery's budget; then for orphans. What was found."""
     for each in containers:
-        if each.life.shim is None:
-            each.life.looked.clear()
-            each.life.nudge()
+        each.life.look_again()
     await recovered(environment, containers)
     await asyncio.gather(*(each.probe() for each in containers))
     orphans = await reap(environment, table)

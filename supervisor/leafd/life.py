@@ -92,6 +92,12 @@ class Life:
         """Look at it again now, if its shim is not connected."""
         self._nudge.set()
 
+    def look_again(self) -> None:
+        """Have `looked` say when a silent shim has been given another chance."""
+        if self.silent and self.shim is None:
+            self.looked.clear()
+            self.nudge()
+
     async def settles(self, seconds: float) -> bool:
         """Whether it is over for good within that time."""
         try:
