@@ -1,8 +1,8 @@
 """The child, from the clone to execve. It never returns, and carries out what was decided before it was born.
 
-It is a copy of the shim: its first acts make it nobody's business (not dumpable, signals as execve's programs expect
-them, a session of its own), and its last one marks every descriptor of the shim's to be closed by execve. Not before:
-the channel has to outlive an execve that fails.
+It is a copy of the shim, and its first acts end that: it is not dumpable, takes no signal for the shim, has a session
+of its own, and closes the shim's descriptors. A child may wait long for its release; a connection that the shim closes
+meanwhile has to be closed. Its own descriptors, the channel last of all, are closed by execve.
 """
 
 import fcntl
@@ -17,6 +17,8 @@ from leafshim.kernel.process import set_dumpable
 from leafshim.launch.handshake import READY, Channel, failed
 from leafshim.launch.operation import Setup
 from leafshim.launch.plan import Plan
+
+_FIRST_REAL_TIME_SIGNAL = 32
 
 
 def run(plan: Plan, end: socket.socket, stdio: tuple[int, int, int] | None) -> NoReturn:
@@ -42,6 +44,7 @@ def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoR
     os.umask(0)
     if stdio is not None:
         _connect(stdio)
+    _close_all_but(setup.channel.fileno(), plan.init_pidfd)
     for operation in plan.operations:
         try:
             operation.execute(setup)
@@ -59,11 +62,20 @@ def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoR
 
 def _reset_signals() -> None:
     # execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. Handlers go at
-    # once: Python's would write to the shim's own wake-up descriptor.
-    for number in signal.valid_signals():
+    # once: Python's would write to the shim's own wake-up descriptor. Nobody ignores real-time signals.
+    for number in range(1, _FIRST_REAL_TIME_SIGNAL):
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _close_all_but(*kept: int | None) -> None:
+    first = 3
+    for descriptor in sorted(descriptor for descriptor in kept if descriptor is not None):
+        if descriptor > first:
+            close_range(first, descriptor - 1)
+        first = descriptor + 1
+    close_range(first)
 
 
 def _connect(stdio: tuple[int, int, int]) -> None:

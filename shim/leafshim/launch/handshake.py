@@ -46,6 +46,10 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
 
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._socket.fileno()
+
     def send(self, message: bytes, descriptor: int = -1) -> None:
         """Tell the parent. `descriptor` goes along unless it is negative."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))] if descriptor >= 0 else []

@@ -149,6 +149,9 @@ def _root_file_system(
     if mount.target:
         raise InputError("rootfs[0].target: not supported yet")
     if mount.type == HOST_OVERLAY:
+        if "user" in spec.linux.namespaces:
+            # overlayfs refuses a lower directory whose mounts a user namespace may not look under (EINVAL).
+            raise Unsupported(f"rootfs[0]: {HOST_OVERLAY} with a user namespace is not supported yet")
         return rootfs.OpenRootDirectory(bundle_rootfs), _host_overlay(mount, bundle_rootfs)
     options = mounts.parse_options(mount.options)
     if mount.type == "bind" or options.flags & mounts.MS_BIND:
