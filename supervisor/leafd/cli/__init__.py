@@ -12,6 +12,9 @@ The rules:
 
 def main() -> int:
     """The entry point of `leafctl`. Returns its exit status."""
-    from leafd.cli.command import execute
+    try:
+        from leafd.cli.command import execute
 
-    return execute()
+        return execute()
+    except KeyboardInterrupt:  # within an import
+        return 130

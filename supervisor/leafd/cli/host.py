@@ -28,7 +28,7 @@ def recover_command(caller: Caller) -> None:
     if caller.json:
         output.emit(counts)
     else:
-        click.echo(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        click.echo(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
 
 
 @click.command("version", cls=Command)

@@ -14,11 +14,11 @@ import signal
 import socket
 import termios
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
-from leafshim.errors import LeafError
+from leafshim.errors import NotFound
 
 DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
 END_OF_INPUT = b"\x04"  # ctrl-d: a terminal has no other end of file
@@ -88,11 +88,12 @@ def raw_mode(fd: int) -> Iterator[None]:
     mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSADRAIN, mode)
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it has hung up
+            termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
 @contextmanager
@@ -194,10 +195,8 @@ class Relay:
             if number == signal.SIGWINCH:
                 self._resize()
             elif number in FORWARDED:
-                try:
+                with suppress(NotFound):  # it has ended in this instant: the stream will say so
                     self._process.kill(number)
-                except LeafError:  # it has ended in this instant: the stream will say so
-                    pass
 
     def _resize(self) -> None:
         found = size(1) or size(0) if self._terminal else None
