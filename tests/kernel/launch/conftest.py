@@ -1,5 +1,6 @@
 """Containers for the tests: a cgroup, a bundle, a spec with what engines usually mount, and a way to run it."""
 
+import builtins
 import json
 import os
 import select
@@ -185,3 +186,16 @@ def run(
         return status, text
 
     return run
+
+
+@pytest.fixture
+def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on an import is an error in every process but this one."""
+    us, real = os.getpid(), builtins.__import__
+
+    def guarded(name: str, *rest: Any) -> Any:
+        if os.getpid() != us:
+            raise RuntimeError(f"import {name}")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)

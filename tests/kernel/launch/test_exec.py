@@ -105,6 +105,18 @@ def test_it_has_a_terminal_of_the_container(start: Any, container: Container, ad
     os.close(ready.console)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_it_imports_nothing(
+    start: Any, container: Container, advance: Advance, no_imports: None, terminal: bool
+) -> None:
+    child, _ = start(container.plan("true", terminal=terminal, user={"uid": 1, "gid": 1}, oomScoreAdj=5))
+    ready = advance(child)
+    assert isinstance(ready, Ready), ready.error if isinstance(ready, Failed) else ready
+    assert isinstance(advance(child), Executed)
+    if ready.console is not None:
+        os.close(ready.console)
+
+
 def test_a_container_that_has_ended(run: Run, container: Container, wait: Any) -> None:
     plan = container.plan("true")
     container.child.abort()

@@ -1,6 +1,5 @@
 """Hostile images and leaky hosts: what a container must not get, and where a launch must not write."""
 
-import builtins
 import os
 import stat
 import subprocess
@@ -180,19 +179,6 @@ def test_a_child_that_waits_is_not_dumpable_and_holds_nothing_of_ours(
     held = [os.stat(f"/proc/{child.pid}/fd/{number}") for number in os.listdir(f"/proc/{child.pid}/fd")]
     assert sum(stat.S_ISSOCK(status.st_mode) for status in held) == 1
     assert not any(os.path.samestat(status, os.fstat(leaked)) for status in held)
-
-
-@pytest.fixture
-def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on an import is an error in every process but this one."""
-    us, real = os.getpid(), builtins.__import__
-
-    def guarded(name: str, *rest: Any) -> Any:
-        if os.getpid() != us:
-            raise RuntimeError(f"import {name}")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", guarded)
 
 
 def test_the_child_imports_nothing(run: Run, config: Config, skeleton: Path, no_imports: None) -> None:
