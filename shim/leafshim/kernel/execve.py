@@ -1,13 +1,17 @@
-"""execve with everything ready beforehand: a child that may run any moment allocates no arrays any more."""
+"""execve, and what it would let through: arrays that are ready beforehand, and signals as programs expect them."""
 
 import ctypes
 import os
+import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
 from leafshim.errors import InternalError
 from leafshim.kernel import syscalls
 
+_sigaction = syscalls.Call("sigaction", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_DEFAULT_ACTION = bytes(256)  # struct sigaction, 152 bytes: SIG_DFL is 0, the mask is empty
+_RESETTABLE = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
 _execve = syscalls.Call("execve", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -24,3 +28,15 @@ def execve(path: str, arguments: Strings, environment: Strings) -> NoReturn:
     """Become the program at `path` (execve(2)). Raises KernelError."""
     _execve(os.fsencode(path), ctypes.addressof(arguments.array), ctypes.addressof(environment.array), path=path)
     raise InternalError("execve returned")
+
+
+def reset_signals() -> None:
+    """Every signal to its default, none blocked. Raises KernelError.
+
+    execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. In a forked child the
+    handlers have to go as well: Python's write to the parent's wake-up descriptor. Not by signal.signal, whose
+    enumerations take a fresh child five times as long. Real-time signals are left alone: nobody here uses them.
+    """
+    for number in _RESETTABLE:
+        _sigaction(number, _DEFAULT_ACTION, None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -7,18 +7,16 @@ meanwhile has to be closed. Its own descriptors, the channel last of all, are cl
 
 import fcntl
 import os
-import signal
 import socket
 from typing import NoReturn
 
 from leafshim.errors import InternalError, KernelError, LeafError
+from leafshim.kernel.execve import reset_signals
 from leafshim.kernel.paths import CLOSE_RANGE_CLOEXEC, close_range
 from leafshim.kernel.process import set_dumpable
 from leafshim.launch.handshake import READY, Channel, failed
 from leafshim.launch.operation import Setup
 from leafshim.launch.plan import Plan
-
-_FIRST_REAL_TIME_SIGNAL = 32
 
 
 def run(plan: Plan, end: socket.socket, stdio: tuple[int, int, int] | None) -> NoReturn:
@@ -39,7 +37,7 @@ def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoR
     # A process of the container's pid namespace could otherwise look at the host's interpreter and at the shim's
     # descriptors through /proc/PID (CVE-2019-5736).
     set_dumpable(False)
-    _reset_signals()
+    reset_signals()
     os.setsid()
     os.umask(0)
     if stdio is not None:
@@ -58,15 +56,6 @@ def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoR
         setup.channel.wait()
     close_range(3, flags=CLOSE_RANGE_CLOEXEC)
     plan.program.run(file)
-
-
-def _reset_signals() -> None:
-    # execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. Handlers go at
-    # once: Python's would write to the shim's own wake-up descriptor. Nobody ignores real-time signals.
-    for number in range(1, _FIRST_REAL_TIME_SIGNAL):
-        if signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _close_all_but(*kept: int | None) -> None:

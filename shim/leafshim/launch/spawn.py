@@ -149,29 +149,32 @@ def _clone(plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int
 
 
 def _clone_into(plan: Plan, cgroup: str, end: socket.socket, stdio: tuple[int, int, int] | None) -> tuple[int, int]:
-    descriptors: list[int] = []
-    joined = False
+    opened: list[int] = []
+
+    def opening(path: str, flags: int = os.O_RDONLY) -> int:
+        opened.append(os.open(path, flags | os.O_CLOEXEC))
+        return opened[-1]
+
+    own = None
     try:
-        descriptors.append(own := os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
-        descriptors.append(directory := os.open(cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        directory = opening(cgroup, os.O_PATH | os.O_DIRECTORY)
         if plan.pid_namespace is not None:
             namespace = plan.pid_namespace
-            if isinstance(namespace, str):
-                descriptors.append(namespace := os.open(namespace, os.O_RDONLY | os.O_CLOEXEC))
-            # This is for our children; we ourselves stay (pid_namespaces(7)).
-            setns(namespace, CLONE_NEWPID)
-            joined = True
-        pid, descriptor = clone3(plan.clone_flags, cgroup=directory)
+            descriptor = opening(namespace) if isinstance(namespace, str) else namespace
+            own = opening("/proc/self/ns/pid")
+            # This is for our children; we ourselves stay where we are (pid_namespaces(7)).
+            setns(descriptor, CLONE_NEWPID)
+        pid, child = clone3(plan.clone_flags, cgroup=directory)
         if pid == 0:
             run(plan, end, stdio)
-        return pid, descriptor
+        return pid, child
     except OSError as error:
         raise KernelError.of(error, "open") from error
     finally:
-        if joined:
+        if own is not None:
             setns(own, CLONE_NEWPID)
-        for opened in descriptors:
-            os.close(opened)
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _cgroup_of(init_pidfd: int) -> str:
