@@ -43,6 +43,8 @@ class Container:
     def __init__(self, life: Life) -> None:
         self.life = life
         self.environment = life.environment
+        self._launching = asyncio.Lock()
+        """Held during a launch, which an end has to wait for."""
 
     @property
     def record(self) -> Record:
@@ -52,13 +54,14 @@ class Container:
     async def launch(self, document: bytes) -> None:
         """Make it, up to RUNNING or ISOLATING as its record says. On failure all is undone, and it is forgotten."""
         launch = Launch(self.environment, self.record)
-        try:
-            await launch.run(document, PROVISIONING, RUNNING if self.record.start else ISOLATING)
-        except BaseException:
-            # The caller may be gone (a cancelled task), what was made must go nevertheless.
-            await asyncio.shield(self._undo(launch))
-            raise
-        self.life.begin(launch.shim)
+        async with self._launching:
+            try:
+                await launch.run(document, PROVISIONING, RUNNING if self.record.start else ISOLATING)
+            except BaseException:
+                # The caller may be gone (a cancelled task), what was made must go nevertheless.
+                await asyncio.shield(self._undo(launch))
+                raise
+            self.life.begin(launch.shim)
 
     async def start(self) -> None:
         """Let init go. Raises StateError when it does not wait for that."""
@@ -94,7 +97,8 @@ class Container:
         if life.settled.is_set():
             return
         if not entry.stopping:
-            await self._ask_to_end()
+            async with self._launching:
+                await self._ask_to_end()
         if await life.settles(grace):
             return
         await self._signal(SIGKILL, all_processes=True)
@@ -158,6 +162,8 @@ class Container:
     async def _ask_to_end(self) -> None:
         """End the restart policy, for a next supervisor too, and send the stop signal."""
         entry = self.record
+        if self.life.settled.is_set():  # its launch failed
+            return
         entry.stopping = True
         present = entry.state
         if present in (ISOLATING, RUNNING):

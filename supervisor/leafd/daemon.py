@@ -64,7 +64,9 @@ async def serve(config: Config) -> None:
     nursery = Nursery(os.path.join(config.root, "nursery.sock"), claim.layout.agent_leaf, config.call_deadline)
     environment = Environment(config, pidfd.boot_id(), claim.layout, store, journal, nursery)
     table = Table(environment)
+    tasks = set[asyncio.Task[None]]()
     nursery.on_notice = lambda notice: _shim_ended(table, notice)
+    nursery.on_lost = lambda: tasks.add(asyncio.create_task(_keep_again(table)))
     nursery.connect()
     await _recover(environment, table)
     server = AsyncServer(
@@ -106,6 +108,12 @@ def _shim_ended(table: Table, notice: Notice) -> None:
         table.find(notice.id).life.nudge()
     except NotFound:
         return
+
+
+async def _keep_again(table: Table) -> None:
+    """The nursery died: the first to need one starts the next, which is to keep what we hold of what was lost."""
+    for container in table.all():
+        await container.life.keep()
 
 
 def _signals() -> asyncio.Event:

@@ -19,7 +19,7 @@ from leafd import recovery, restarts
 from leafd.journal import unpack
 from leafd.launch import Environment, Launch, remove_cgroup
 from leafd.recovery import Action, Shim
-from leafd.shims import ShimClient, kill_proven
+from leafd.shims import SIGKILL, ShimClient, kill_proven
 from leafd.store import Record
 from leafd.unattended import Unattended, choose_init, open_proven
 from leafshim import exits, record
@@ -97,6 +97,11 @@ class Life:
         if self.silent and self.shim is None:
             self.looked.clear()
             self.nudge()
+
+    async def keep(self) -> None:
+        """Give a new nursery what the old one kept and we hold too: the pidfd of init."""
+        if self._init >= 0:
+            await _quietly(self.record.id, self.environment.nursery.keep(self.record.id, {"init": self._init}))
 
     async def settles(self, seconds: float) -> bool:
         """Whether it is over for good within that time."""
@@ -258,7 +263,7 @@ class Life:
             self.unattended = await self._take_over()
             await self._record_exit()
         else:  # it was asked to stop, and had its signal: who asked is gone, so nobody waits for its grace any more
-            await _quietly(self.record.id, self.shim.kill(9, all_processes=True))
+            await _quietly(self.record.id, self.shim.kill(SIGKILL, all_processes=True))
 
     async def _undo_launch(self) -> None:
         """Take back what an earlier supervisor was making."""
@@ -344,6 +349,8 @@ class Life:
                 continue
             self.shim = launch.shim
             self.environment.journal.append("restarted", entry.id, pid=entry.pid)
+            if self.stopping.is_set() and self.shim is not None:  # it had not been there to get the signal
+                await _quietly(entry.id, self.shim.kill(SIGKILL, all_processes=True))
             return True
         return False
 

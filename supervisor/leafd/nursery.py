@@ -25,6 +25,8 @@ from leafshim.errors import DeadlineExceeded, KernelError, LeafError, ProtocolEr
 from leafshim.kernel import fdpass
 
 _PACKET = 64 << 10
+_QUEUE = 8 << 20  # bytes of requests under way; a small packet counts as about 1 KiB (unix(7), SO_SNDBUF)
+_SO_SNDBUFFORCE = 32  # socket(7): as SO_SNDBUF, beyond the system's limit; Python has no name for it
 
 
 class Spawned(NamedTuple):
@@ -48,7 +50,9 @@ class Nursery:
         self.cgroup = cgroup
         self.deadline = deadline
         self.on_notice: Callable[[Notice], None] = lambda _: None
-        self.pid = 0
+        """Called when a shim that it forked has ended."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when it went away, and all that it kept with it."""
         self._socket: socket.socket | None = None
         self._waiting: deque[asyncio.Future[_Answer]] = deque()
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,6 +67,7 @@ class Nursery:
             self._start()
             connection = fdpass.connect(self.path, kind=socket.SOCK_SEQPACKET, timeout=self.deadline)
         connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _QUEUE)
         asyncio.get_running_loop().add_reader(connection, self._receive)
         self._socket = connection
 
@@ -76,7 +81,6 @@ class Nursery:
             waiting = self._waiting.popleft()
             if not waiting.done():
                 waiting.set_exception(Unavailable("the nursery went away"))
-                waiting.exception()  # whoever asked may have been cancelled
 
     def spawn(self, container_id: str, bundle: str, cgroup: str) -> Coroutine[None, None, Spawned]:
         """Fork a shim into `cgroup`. The request is on its way when this returns, so that other work may be done before
@@ -111,7 +115,6 @@ class Nursery:
     async def survey(self) -> Reply:
         """Who the nursery is, and what it keeps. Whatever was asked of it before is done when this returns."""
         reply, _ = await self._call(Request(survey=Survey()))
-        self.pid = reply.nursery_pid
         return reply
 
     async def _call(self, request: Request, descriptors: Sequence[int] = ()) -> _Answer:
@@ -119,26 +122,29 @@ class Nursery:
         return await self._answer(self._send(request, list(descriptors)))
 
     def _send(self, request: Request, descriptors: list[int]) -> "asyncio.Future[_Answer]":
-        self.connect()
-        assert self._socket is not None
+        data = request.encode()
         try:
-            fdpass.send(self._socket, request.encode(), descriptors)
-        except KernelError as error:
+            fdpass.send(self._connected(), data, descriptors)
+        except KernelError:  # it died since the last request, so this one did not reach it: the next nursery gets it
             self.close()
-            raise Unavailable(f"nursery: {error}") from error
+            self.on_lost()
+            fdpass.send(self._connected(), data, descriptors)
         waiting: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         return waiting
 
+    def _connected(self) -> socket.socket:
+        self.connect()
+        assert self._socket is not None
+        return self._socket
+
     async def _answer(self, waiting: "asyncio.Future[_Answer]") -> _Answer:
         try:
-            answer = await asyncio.wait_for(asyncio.shield(waiting), self.deadline)
+            async with asyncio.timeout(self.deadline):
+                answer = await waiting
         except TimeoutError:
             self.close()
             raise DeadlineExceeded(f"the nursery did not answer within {self.deadline:g} s") from None
-        except asyncio.CancelledError:
-            waiting.add_done_callback(_drop)
-            raise
         if answer.reply.code:
             _close(answer.descriptors)
             raise from_status(answer.reply.code, f"nursery: {answer.reply.message}")
@@ -149,20 +155,20 @@ class Nursery:
             while self._socket is not None:
                 data, descriptors = fdpass.receive(self._socket, _PACKET)
                 if not data:
-                    return self.close()
+                    raise Unavailable("the nursery ended")
                 self._handle(Packet.decode(data), descriptors)
-        except KernelError as error:
-            if error.errno != errno.EAGAIN:
+        except LeafError as error:
+            if not (isinstance(error, KernelError) and error.errno == errno.EAGAIN):
                 self.close()
-        except LeafError:
-            self.close()
+                self.on_lost()
 
     def _handle(self, packet: Packet, descriptors: list[int]) -> None:
         if packet.notice is not None:
             self.on_notice(packet.notice)
-        if packet.reply is not None and self._waiting:
-            self._waiting.popleft().set_result(_Answer(packet.reply, descriptors))
-        else:
+        waiting = self._waiting.popleft() if packet.reply is not None and self._waiting else None
+        if packet.reply is not None and waiting is not None and not waiting.done():
+            waiting.set_result(_Answer(packet.reply, descriptors))
+        else:  # whoever asked was cancelled
             _close(descriptors)
 
     def _start(self) -> None:
@@ -190,9 +196,3 @@ class Nursery:
 def _close(descriptors: list[int]) -> None:
     for fd in descriptors:
         os.close(fd)
-
-
-def _drop(waiting: "asyncio.Future[_Answer]") -> None:
-    """Nobody waits for this reply any more; its descriptors must not stay open."""
-    if not waiting.cancelled() and waiting.exception() is None:
-        _close(waiting.result().descriptors)

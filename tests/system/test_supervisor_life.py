@@ -2,14 +2,16 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from leafd.client import Client
 from leafd.describe import Document, describe
-from leafshim.errors import AlreadyExists, InputError, LeafError, NotFound, StateError
+from leafshim.errors import AlreadyExists, DeadlineExceeded, InputError, LeafError, NotFound, StateError
 from leafshim.state import ISOLATING, RUNNING, STOPPED
 
 if TYPE_CHECKING:
@@ -216,3 +218,25 @@ def test_an_idle_follower_is_told_what_happens(leafd: "Leafd") -> None:
 
 def _members(cgroup: str) -> list[int]:
     return [int(pid) for pid in Path(cgroup, "cgroup.procs").read_text().split()]
+
+
+def test_a_launch_that_nobody_waits_for_any_more_is_undone(leafd: "Leafd") -> None:
+    with leafd.client as client:
+        impatient = Client(str(leafd.socket), timeout=0.002)
+        with pytest.raises(DeadlineExceeded):
+            impatient.create("web", describe(SLEEP), start=True)
+        impatient.close()
+        while client.list():
+            pass
+        assert client.create("web", describe(SLEEP), start=True).state == RUNNING
+
+
+def test_a_removal_in_the_middle_of_a_launch_waits_for_it(leafd: "Leafd") -> None:
+    with leafd.client as client, leafd.client as other, ThreadPoolExecutor(1) as pool:
+        launch = pool.submit(other.create, "web", describe(SLEEP), start=True)
+        while not client.list():
+            pass
+        client.remove("web", force=True)
+        launch.result()
+        assert client.list() == []
+        assert not os.path.exists(f"{leafd.cgroups_root}/web")

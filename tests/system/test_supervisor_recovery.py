@@ -53,6 +53,14 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def _kill_unreaped(pid: int) -> None:
+    """Kill a child of leafd's, which reaps it when it has a reason to."""
+    fd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([fd], [], [], 60)[0]
+    os.close(fd)
+
+
 def _until(client: Client, container_id: str, kind: str) -> Event:
     with client.events(follow=True, container_id=container_id) as events:
         return next(event for event in events if event.type == kind)
@@ -185,10 +193,29 @@ def test_what_ended_together_with_shim_nursery_and_leafd_is_lost_and_says_so(lea
 def test_a_dead_nursery_is_replaced_and_nobody_notices(leafd: "Leafd") -> None:
     with leafd.client as client:
         before = client.create("web", SLEEP, start=True)
-        os.kill(client.version().nursery_pid, signal.SIGKILL)
+        _kill_unreaped(client.version().nursery_pid)
         assert client.create("db", SLEEP, start=True).state == RUNNING
         assert _same(before, client.inspect("web"))
         assert client.stop("web", grace=0).state == STOPPED
+
+
+def test_a_new_nursery_keeps_what_the_dead_one_kept(leafd: "Leafd", tmp_path: Path) -> None:
+    document, fifo = _ends_when_told(tmp_path, 8)
+    with leafd.client as client:
+        made = client.create("web", document, start=True)
+        old = client.version().nursery_pid
+        _kill_unreaped(old)
+        assert client.version().nursery_pid != old
+        client.recover()
+    leafd.kill()
+    _kill(made.shim_pid)
+    with _end_of(made.pid):
+        fifo.write_text("end\n")
+    leafd.start()
+    with leafd.client as client:
+        ended = client.wait("web")
+        assert ended.exit is not None
+        assert (ended.exit.status, ended.exit.cause) == (8, "exited")
 
 
 def test_a_silent_shim_is_unknown_and_holds_nobody_up(leafd: "Leafd") -> None:
