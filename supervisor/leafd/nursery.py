@@ -4,8 +4,9 @@ Rules:
 1. The nursery outlives leafd. It is started in a session of its own and in the cgroup agent/leaf, and leafd only ever
    connects to it; the next leafd connects to the same one.
 2. The socket listens before the nursery runs: it is bound here and inherited, so nobody waits for a process to start.
-3. One packet a request, one reply each, in order (nursery.proto). So a list of futures is all the bookkeeping, and
-   many requests may be under way.
+3. One packet a request, one reply each, in order (nursery.proto). So a list of futures is all the bookkeeping. Up to
+   32 requests are under way, the others queue here: the nursery cuts off whoever does not read its replies, and a
+   socket's buffer holds some 200 small packets only (unix(7), SO_SNDBUF).
 4. A reply that does not come in time breaks the connection, as nothing after it could be told apart. The next request
    connects again, and starts a new nursery if nobody listens.
 """
@@ -25,8 +26,7 @@ from leafshim.errors import DeadlineExceeded, KernelError, LeafError, ProtocolEr
 from leafshim.kernel import fdpass
 
 _PACKET = 64 << 10
-_QUEUE = 8 << 20  # bytes of requests under way; a small packet counts as about 1 KiB (unix(7), SO_SNDBUF)
-_SO_SNDBUFFORCE = 32  # socket(7): as SO_SNDBUF, beyond the system's limit; Python has no name for it
+_WINDOW = 32
 
 
 class Spawned(NamedTuple):
@@ -55,6 +55,7 @@ class Nursery:
         """Called when it went away, and all that it kept with it."""
         self._socket: socket.socket | None = None
         self._waiting: deque[asyncio.Future[_Answer]] = deque()
+        self._queue: deque[tuple[bytes, list[int], asyncio.Future[_Answer]]] = deque()
         self._process: subprocess.Popen[bytes] | None = None
 
     def connect(self) -> None:
@@ -67,7 +68,6 @@ class Nursery:
             self._start()
             connection = fdpass.connect(self.path, kind=socket.SOCK_SEQPACKET, timeout=self.deadline)
         connection.setblocking(False)
-        connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _QUEUE)
         asyncio.get_running_loop().add_reader(connection, self._receive)
         self._socket = connection
 
@@ -122,16 +122,32 @@ class Nursery:
         return await self._answer(self._send(request, list(descriptors)))
 
     def _send(self, request: Request, descriptors: list[int]) -> "asyncio.Future[_Answer]":
-        data = request.encode()
+        waiting: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((request.encode(), descriptors, waiting))
+        self._pump()
+        return waiting
+
+    def _pump(self) -> None:
+        """Send what is queued, as far as the window allows."""
+        while self._queue and len(self._waiting) < _WINDOW:
+            data, descriptors, waiting = self._queue.popleft()
+            if waiting.done():  # whoever asked was cancelled
+                continue
+            try:
+                self._deliver(data, descriptors)
+            except LeafError as error:
+                waiting.set_exception(error)
+            else:
+                self._waiting.append(waiting)
+
+    def _deliver(self, data: bytes, descriptors: list[int]) -> None:
         try:
             fdpass.send(self._connected(), data, descriptors)
-        except KernelError:  # it died since the last request, so this one did not reach it: the next nursery gets it
+        except KernelError:
+            # It died since the last request, so this one has not reached it: the next nursery gets it.
             self.close()
             self.on_lost()
             fdpass.send(self._connected(), data, descriptors)
-        waiting: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        return waiting
 
     def _connected(self) -> socket.socket:
         self.connect()
@@ -143,7 +159,8 @@ class Nursery:
             async with asyncio.timeout(self.deadline):
                 answer = await waiting
         except TimeoutError:
-            self.close()
+            if waiting in self._waiting:
+                self.close()
             raise DeadlineExceeded(f"the nursery did not answer within {self.deadline:g} s") from None
         if answer.reply.code:
             _close(answer.descriptors)
@@ -161,6 +178,7 @@ class Nursery:
             if not (isinstance(error, KernelError) and error.errno == errno.EAGAIN):
                 self.close()
                 self.on_lost()
+                self._pump()
 
     def _handle(self, packet: Packet, descriptors: list[int]) -> None:
         if packet.notice is not None:
@@ -170,6 +188,7 @@ class Nursery:
             waiting.set_result(_Answer(packet.reply, descriptors))
         else:  # whoever asked was cancelled
             _close(descriptors)
+        self._pump()
 
     def _start(self) -> None:
         """Start a nursery on a socket that listens already."""
