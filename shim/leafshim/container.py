@@ -19,18 +19,18 @@ from leafshim import process as processes
 from leafshim.api.shim import CreateOptions, Exit
 from leafshim.api.task import CreateTaskRequest, ExecProcessRequest
 from leafshim.bundle import Bundle
-from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError, NotFound, StateError
 from leafshim.events import Events
 from leafshim.freezer import Freezer
 from leafshim.keeper import Keeper
 from leafshim.kernel import pidfd
-from leafshim.launch.plan import plan_exec, plan_init
+from leafshim.launch.launcher import Order
 from leafshim.logs import DEFAULT_MAX_SIZE, LogWriter
 from leafshim.loop import Loop, Timer
+from leafshim.orders import order_exec, order_init
 from leafshim.process import Done, Failure, Process
-from leafshim.spec import Spec, load, load_process
 from leafshim.streams import Streams
 
 END_PATIENCE = 10.0  # seconds that what init left behind gets to die, before the exit is told without waiting for it
@@ -40,9 +40,9 @@ REMOVE_PATIENCE = 2.0  # seconds for rmdir of an empty cgroup to stop saying EBU
 class Container:
     """One container, from an empty PREPARING to STOPPED and deleted."""
 
-    def __init__(self, loop: Loop, keeper: Keeper, container_id: str, bundle: Bundle) -> None:
-        self.id = container_id
-        self.bundle = bundle
+    def __init__(self, loop: Loop, keeper: Keeper) -> None:
+        self.id = ""
+        self.bundle = Bundle("")
         self.state = state.PREPARING
         self.init: Process | None = None
         self.execs: dict[str, Process] = {}
@@ -52,40 +52,48 @@ class Container:
         self.deleted = False
         self._loop = loop
         self._keeper = keeper
-        self._spec: Spec | None = None
         self._freezer: Freezer | None = None
         self._options = CreateOptions()
-        self._log = LogWriter(bundle.log)
+        self._log = LogWriter("")
         self._timeout: Timer | None = None
         self._patience: Timer | None = None
         self._limitation = ""
         self._oom_seen = 0
+        self._strangers: dict[int, int] = {}
+        self._boot_id = ""
+        self._shim = (0, 0)
+
+    def begin(self, container_id: str, bundle: Bundle) -> None:
+        """This process is the shim of `container_id`."""
+        self.id, self.bundle = container_id, bundle
         self._boot_id = pidfd.boot_id()
         self._shim = (os.getpid(), pidfd.start_time(os.getpid()))
 
     # Create and start.
 
     def create(self, request: CreateTaskRequest, options: CreateOptions, done: Done, failed: Failure) -> None:
-        """Make init, up to the point where it waits to be started. Refusals: InputError, StateError, AlreadyExists."""
+        """Make init, up to the point where it waits to be started; with `options.start`, up to its program running.
+
+        Refuses with InputError, AlreadyExists; what only the launcher finds goes to `failed`.
+        """
         if self.init is not None:
             raise AlreadyExists(f"container {self.id} exists")
-        spec = load(_read(self.bundle.config))
-        if spec.process.terminal != request.terminal:
-            raise InputError("process.terminal: differs from the request's")
-        if not spec.linux.cgroups_path:
-            raise InputError("linux.cgroupsPath: missing")
-        plan = plan_init(spec, request.rootfs, self.bundle.rootfs)
-        plan.waits = not options.start
-        cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
-        if cgroup.exists():  # somebody's: it must not fall to our undoing
-            raise AlreadyExists(f"cgroup {cgroup.path} exists already")
         self._log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
         streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
-        self._spec, self._options = spec, options
+        self._options = options
         self.events = Events(options.first_sequence)
-        self.cgroup = cgroup
         self.created_at = time.time_ns()
-        self.init = init = Process(self._loop, "", spec.process, streams)
+        self.init = init = Process(self._loop, "", streams)
+
+        def prepare() -> Order:
+            return order_init(self.bundle, request, self._checkpoint(), waits=not options.start)
+
+        def born() -> None:
+            leaf = Cgroup(init.leaf)
+            self.cgroup = Cgroup(os.path.dirname(leaf.path))
+            self._freezer = Freezer(self._loop, self.cgroup, leaf, self._maybe_ended)
+            self._new_oom()
+            self._meet(init)
 
         def ready() -> None:
             self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
@@ -108,28 +116,26 @@ class Container:
             failed(error)
 
         try:
-            self._save()
-            leaf = self._make_cgroup(cgroup)
-            init.spawn(plan, leaf.path, ready, undo)
+            init.launch(prepare, born, ready, undo)
         except LeafError:
             self._forget_creation()
             raise
-
-    def _make_cgroup(self, cgroup: Cgroup) -> Cgroup:
-        leaf = Cgroup(os.path.join(cgroup.path, "leaf"))
-        cgroup.create()
-        leaf.create()
-        self._new_oom()
-        self._freezer = Freezer(self._loop, cgroup, leaf, self._maybe_ended)
-        return leaf
 
     def _forget_creation(self) -> None:
         """Back to PREPARING, with nothing left of the attempt."""
         if self.init is not None:
             self.init.abandon()
         self.init = None
-        self._let_go_of_cgroup()
-        self._save()
+        try:
+            noted = Checkpoint.read(self.bundle.checkpoint)
+        except LeafError:
+            return
+        # The launcher may have been killed at any point: what it was about to make is in its checkpoint.
+        if noted.cgroup and (noted.shim_pid, noted.shim_start_time) == self._shim:
+            self.cgroup = Cgroup(noted.cgroup)
+            self._let_go_of_cgroup()
+            self.cgroup = None
+            self._save()
 
     def start(self, done: Done, failed: Failure) -> None:
         """Release init."""
@@ -167,17 +173,15 @@ class Container:
             raise StateError(f"container {self.id} is {'paused' if self.paused else self.state}")
         if request.spec is None:
             raise InputError("spec: missing")
-        description = load_process(request.spec.value)
-        if description.terminal != request.terminal:
-            raise InputError("process.terminal: differs from the request's")
         streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
-        self.execs[request.exec_id] = Process(self._loop, request.exec_id, description, streams)
+        self.execs[request.exec_id] = Process(self._loop, request.exec_id, streams)
+        self.execs[request.exec_id].document = request.spec.value
         self.events.publish("exec-added", exec_id=request.exec_id)
 
     def start_exec(self, exec_id: str, done: Done, failed: Failure) -> None:
         """Make a registered exec and run it."""
         init, added = self._init(), self._exec(exec_id)
-        if added.stage != processes.ADDED or self._spec is None:
+        if added.stage != processes.ADDED:
             raise StateError(f"exec {exec_id} is {added.stage}")
         if init.stage not in (processes.CREATED, processes.RUNNING):
             raise StateError(f"container {self.id} is {self.state}")
@@ -188,8 +192,15 @@ class Container:
             self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
             done()
 
-        plan = plan_exec(self._spec, added.description, init.pidfd)
-        added.spawn(plan, self._leaf().path, lambda: added.release(executed, failed), failed)
+        def undo(error: LeafError) -> None:
+            failed(error)
+            if not added.pid:  # no child, so no end of it will be told us
+                self._exec_ended(added, None)
+
+        def prepare() -> Order:
+            return order_exec(self.bundle, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
+
+        added.launch(prepare, lambda: self._meet(added), lambda: added.release(executed, undo), undo)
 
     # Signals, pause, resume.
 
@@ -241,18 +252,33 @@ class Container:
     # The end.
 
     def reaped(self, pid: int, wait_status: int) -> None:
-        """The kernel handed us the status of a child; one that we do not know was left by an exec, and is fine."""
-        if self.init is not None and self.init.pid == pid and self.init.stage != processes.ENDED:
-            self._init_ended(self.init, wait_status)
-            return
-        for added in self.execs.values():
-            if added.pid == pid and added.stage != processes.ENDED:
-                added.reaped(wait_status)
-                added.settle(oom=self._new_oom())
-                self.events.publish("exec-exited", exec_id=added.exec_id, pid=pid, end=added.exit)
-                added.tell()
-                self._maybe_ended()
+        """The kernel handed us the status of a child: init, an exec, a launcher, or what an exec left behind."""
+        everybody = (*self.execs.values(), self.init) if self.init is not None else ()
+        for process in everybody:
+            if process.pid == pid and process.stage != processes.ENDED:
+                self._ended(process, wait_status)
                 return
+        if any(process.unborn for process in everybody):  # it may have ended before its birth is told us
+            self._strangers[pid] = wait_status
+
+    def _meet(self, process: Process) -> None:
+        """The pid of a process has become known; it may have ended already."""
+        if process.pid in self._strangers:
+            self._ended(process, self._strangers[process.pid])
+        self._strangers.clear()
+
+    def _ended(self, process: Process, wait_status: int) -> None:
+        if process is self.init:
+            self._init_ended(process, wait_status)
+        else:
+            self._exec_ended(process, wait_status)
+
+    def _exec_ended(self, added: Process, wait_status: int | None) -> None:
+        added.reaped(wait_status)
+        added.settle(oom=self._new_oom())
+        self.events.publish("exec-exited", exec_id=added.exec_id, pid=added.pid, end=added.exit)
+        added.tell()
+        self._maybe_ended()
 
     def _init_ended(self, init: Process, wait_status: int) -> None:
         init.reaped(wait_status)
@@ -368,8 +394,11 @@ class Container:
         self._save()
 
     def _save(self) -> None:
+        self._checkpoint().write(self.bundle.checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
         init = self.init
-        Checkpoint(
+        return Checkpoint(
             id=self.id,
             boot_id=self._boot_id,
             shim_pid=self._shim[0],
@@ -382,12 +411,4 @@ class Container:
             started_at=init.started_at if init is not None else 0,
             exit_path=self._options.exit_path or self.bundle.exit,
             sequence=self.events.last,
-        ).write(self.bundle.checkpoint)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError as error:
-        raise KernelError.of(error, "read") from error
+        )

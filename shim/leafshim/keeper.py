@@ -15,12 +15,16 @@ from leafshim.loop import Loop
 class Keeper:
     """Owns the shim's end of the socket; None where the shim was started without a nursery."""
 
-    def __init__(self, loop: Loop, connection: socket.socket | None) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self._connection: socket.socket | None = None
+
+    def connect(self, connection: socket.socket | None) -> None:
+        """Use this line, which is ours from now on; None: there is no nursery."""
         self._connection = connection
         if connection is not None:
             connection.setblocking(False)
-            loop.add(connection.fileno(), loops.READ, lambda _mask: self._reply())
+            self._loop.add(connection.fileno(), loops.READ, lambda _mask: self._reply())
 
     def keep(self, container_id: str, descriptors: dict[str, int]) -> None:
         """Have copies of these kept under their names, until the supervisor says that they can go."""

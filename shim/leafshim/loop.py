@@ -7,6 +7,7 @@ Rules:
 4. An exception in a callback is a defect of ours. It goes to `on_defect` and the loop goes on, because a container must
    not lose its shim to a bug in, say, a debugging call.
 5. The last `HISTORY` events are kept for `leafctl debug`.
+6. The epoll descriptor is made by the first `add`: a loop can be prepared before a fork and used after it.
 
 The subtle part is a callback that removes another descriptor whose event is already in the batch that epoll returned.
 The batch is therefore looked up in the table one by one, at the moment of the call; a descriptor that was removed and
@@ -50,7 +51,7 @@ class Loop:
     """One epoll instance; `on_defect` is called with an exception that a callback let out."""
 
     def __init__(self, on_defect: Callable[[BaseException], None]) -> None:
-        self._epoll = select.epoll()
+        self._epoll: select.epoll | None = None
         self._callbacks: dict[int, Callback] = {}
         self._timers: list[Timer] = []
         self._running = False
@@ -59,16 +60,20 @@ class Loop:
 
     def add(self, fd: int, events: int, callback: Callback) -> None:
         """Call `callback(mask)` whenever one of `events` holds for `fd`."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events on a descriptor that was added; 0 leaves only hang-up and error."""
+        assert self._epoll is not None
         self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
         """Forget a descriptor; one that is not there is a defect (KeyError)."""
         del self._callbacks[fd]
+        assert self._epoll is not None
         self._epoll.unregister(fd)
 
     def descriptors(self) -> list[int]:
@@ -91,6 +96,8 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop`."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
         self._running = True
         while self._running:
             for fd, mask in self._epoll.poll(self._patience()):
@@ -127,5 +134,6 @@ class Loop:
             self._on_defect(error)
 
     def close(self) -> None:
-        """Close the epoll descriptor (in a forked child, say); the watched descriptors stay their owners'."""
-        self._epoll.close()
+        """Close the epoll descriptor; the watched descriptors stay their owners'."""
+        if self._epoll is not None:
+            self._epoll.close()

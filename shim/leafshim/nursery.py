@@ -1,16 +1,18 @@
-"""The nursery: a process that has imported all of the shim, and forks one whenever it is asked.
+"""The nursery: has shims forked, and keeps what a new shim would need.
 
-It is the keeper as well: it holds copies of the descriptors that a new shim would need (the pidfd of every init, the
-ends of pipes, terminals, listening sockets), so that the death of a shim closes nothing. It outlives the supervisor
-and does nothing else. Its socket speaks nursery.proto, one message a packet (SOCK_SEQPACKET), to root only.
+It is the keeper: it holds copies of the pidfd of every init, the ends of pipes, terminals and listening sockets, so
+that the death of a shim closes nothing. It outlives the supervisor and does nothing else. The forking itself is done by
+the zygote (zygote.py), which keeps out of all this. Its socket speaks nursery.proto, one message a packet
+(SOCK_SEQPACKET), to root only.
 
 Rules:
-1. No thread, and gc.freeze() before the first fork: a child shares every page that neither of the two writes.
-2. A child closes all that is not its own before it does anything.
-3. The interpreter runs from a sealed memfd and is not dumpable, so that a container whose init is still our fork can
+1. No thread, and everything imported and rehearsed before the zygote is forked.
+2. The interpreter runs from a sealed memfd and is not dumpable, so that a container whose init is still our fork can
    neither read nor overwrite the host's Python through /proc/PID/exe (CVE-2019-5736).
-4. The nursery is the subreaper of the shims (prctl(2), PR_SET_CHILD_SUBREAPER): when a shim dies, its init becomes our
-   child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py, `exit_info`).
+3. The nursery is the parent of the shims, and their subreaper (prctl(2), PR_SET_CHILD_SUBREAPER): when a shim dies, its
+   init becomes our child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py,
+   `exit_info`).
+4. A zygote that dies is replaced when the next shim is asked for.
 """
 
 import gc
@@ -20,21 +22,22 @@ import signal as signal_numbers
 import socket
 import sys
 
-from leafshim import __version__, shim
+from leafshim import __version__, zygote
 from leafshim import loop as loops
 from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
 from leafshim.api.task import Mount
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
-from leafshim.errors import Code, InputError, LeafError, NotFound
+from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
-from leafshim.kernel.clone import clone3
 from leafshim.launch.plan import plan_init
 from leafshim.loop import Loop
+from leafshim.shim import Shim, authorized
 from leafshim.spec import load
 
 PACKET_MAX = 64 << 10
 LISTENER = "listener"
+ZYGOTE_PATIENCE = 5.0  # seconds for one fork
 
 Answer = tuple[Reply, list[int]]
 
@@ -48,6 +51,7 @@ class Nursery:
         self._supervisors: dict[int, socket.socket] = {}
         self._shims: dict[int, str] = {}
         self._kept: dict[str, dict[str, int]] = {}
+        self._zygote = start_zygote()
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
         server.setblocking(False)
         loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
@@ -58,7 +62,7 @@ class Nursery:
             connection, _ = self._server.accept()
         except BlockingIOError:
             return
-        if not shim.authorized(*fdpass.peer_credentials(connection)):
+        if not authorized(*fdpass.peer_credentials(connection)):
             connection.close()
             return
         self._supervisors[connection.fileno()] = connection
@@ -119,17 +123,23 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         cgroup = Cgroup(request.cgroup).open()
         try:
-            pid, fd = clone3(0, cgroup=cgroup)
-            if pid == 0:
-                _become_shim(request.id, bundle, listener, theirs)
+            pid, fd = self._fork(f"{request.id}\0{bundle.path}", [listener.fileno(), theirs.fileno(), cgroup])
         finally:
             os.close(cgroup)
             theirs.close()
         self._shims[pid] = request.id
-        self._hold(request.id, LISTENER, os.dup(listener.fileno()))
-        listener.close()
+        self._hold(request.id, LISTENER, listener.detach())
         self._serve(ours)
         return Reply(code=Code.OK, pid=pid, start_time=pidfd.start_time(pid)), [fd]
+
+    def _fork(self, packet: str, descriptors: list[int]) -> tuple[int, int]:
+        """(pid, pidfd) of a new shim. A zygote that is gone is replaced, once."""
+        try:
+            return _ask(self._zygote, packet, descriptors)
+        except Unavailable:
+            self._zygote.close()
+            self._zygote = start_zygote()
+            return _ask(self._zygote, packet, descriptors)
 
     def _reap(self) -> None:
         """Shims, and inits whose shim died (rule 4)."""
@@ -177,22 +187,33 @@ class Nursery:
         return Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()), []
 
 
-def _become_shim(container_id: str, bundle: Bundle, listener: socket.socket, nursery: socket.socket) -> None:
-    """The rest of a forked child's life. Does not return.
+def start_zygote() -> socket.socket:
+    """Fork a zygote: our end of its line."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        kept = theirs.detach()
+        os.closerange(3, kept)
+        os.closerange(kept + 1, 1 << 30)
+        process.set_name("leafd-zygote")
+        process.set_dumpable(False)
+        zygote.serve(socket.socket(fileno=kept), Shim())
+    theirs.close()
+    ours.settimeout(ZYGOTE_PATIENCE)
+    return ours
 
-    The nursery's objects stay referenced by the frames below us, so none of them is ever finalized here and closes a
-    descriptor number that has become ours.
-    """
-    status = 1
+
+def _ask(line: socket.socket, packet: str, descriptors: list[int]) -> tuple[int, int]:
     try:
-        low, high = sorted((listener.fileno(), nursery.fileno()))
-        os.closerange(3, low)
-        os.closerange(low + 1, high)
-        os.closerange(high + 1, 1 << 30)
-        shim.run(container_id, bundle, listener, nursery)
-        status = 0
-    finally:
-        os._exit(status)
+        fdpass.send(line, packet.encode(), descriptors)
+        answer, received = fdpass.receive(line, zygote.PACKET_MAX, 1)
+    except KernelError as error:
+        raise Unavailable(f"the zygote does not answer: {error}") from error
+    if not answer:
+        raise Unavailable("the zygote is gone")
+    if answer.startswith(zygote.REFUSED):
+        number, _, syscall = answer.removeprefix(zygote.REFUSED).decode().partition(" ")
+        raise KernelError(syscall, int(number))
+    return int(answer), received[0]
 
 
 def main() -> None:
@@ -214,10 +235,10 @@ def main() -> None:
     process.set_name("leafd-nursery")
     process.set_dumpable(False)
     process.set_child_subreaper(True)
-    loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
-    Nursery(loop, server)
     _rehearse()
     gc.collect()
+    loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
+    Nursery(loop, server)
     gc.freeze()
     loop.run()
 

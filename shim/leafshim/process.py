@@ -1,7 +1,7 @@
 """One process of the container, init or exec, from its request to its end.
 
-    added ──spawn──▶ launching ──Ready──▶ created ──release──▶ releasing ──Executed──▶ running ──reaped──▶ ended
-                         └───────────────Failed──────────────────────┘
+    added ──launch──▶ launching ──Born, Ready──▶ created ──release──▶ releasing ──Executed──▶ running ──reaped──▶ ended
+                          └──────────────────Failed──────────────────────┘
 
 Rules:
 1. A process is signalled through its pidfd, never by number.
@@ -15,14 +15,14 @@ import signal as signals
 import time
 from collections.abc import Callable
 
-from leafshim import exits, spec
+from leafshim import exits
 from leafshim import loop as loops
 from leafshim.api.shim import Exit
 from leafshim.api.shim import Process as ProcessInfo
 from leafshim.errors import KernelError, LeafError, NotFound, StateError
 from leafshim.kernel import pidfd
-from leafshim.launch.plan import Plan
-from leafshim.launch.spawn import Child, Executed, Failed, Ready, spawn
+from leafshim.launch.launcher import Launcher, Order
+from leafshim.launch.spawn import Child, Executed, Failed, Ready
 from leafshim.loop import Loop
 from leafshim.streams import Streams
 
@@ -41,12 +41,14 @@ NOT_EXECUTABLE_STATUS = 126
 
 
 class Process:
-    """`exec_id` is "" for init. Owns its streams, its channel and its pidfd."""
+    """`exec_id` is "" for init; `document` is an exec's OCI process, as JSON. Owns its streams, channel and pidfd."""
 
-    def __init__(self, loop: Loop, exec_id: str, description: spec.Process, streams: Streams) -> None:
+    def __init__(self, loop: Loop, exec_id: str, streams: Streams) -> None:
         self.exec_id = exec_id
-        self.description = description
         self.streams = streams
+        self.args: tuple[str, ...] = ()
+        self.leaf = ""
+        self.document = b""
         self.stage = ADDED
         self.pid = 0
         self.start_time = 0
@@ -55,9 +57,9 @@ class Process:
         self.wait_status: int | None = None
         self.exit: Exit | None = None
         self._loop = loop
+        self._launcher: Launcher | None = None
         self._child: Child | None = None
         self._watching = False
-        self._waits = False
         self._done: Done | None = None
         self._failed: Failure | None = None
         self._problem: LeafError | None = None
@@ -70,16 +72,45 @@ class Process:
             raise NotFound("the process was not started yet")
         return self._child.pidfd
 
-    def spawn(self, plan: Plan, leaf: str, done: Done, failed: Failure) -> None:
-        """Clone it into the cgroup `leaf`; `done()` once all is set up and it waits to be released."""
-        self._child = spawn(plan, leaf=leaf, stdio=self.streams.child)
+    @property
+    def unborn(self) -> bool:
+        """It is being launched, and its pid is not known yet."""
+        return self._launcher is not None
+
+    def launch(self, prepare: Callable[[], Order], born: Done, done: Done, failed: Failure) -> None:
+        """Make it: `prepare()` is called in the launcher. `born()` as soon as it exists, `done()` when all is set up.
+
+        `failed(error)` in place of either. Raises KernelError.
+        """
+        self._launcher = Launcher(prepare, self.streams.child)
         self.stage = LAUNCHING
-        self._waits = plan.waits
-        self.pid = self._child.pid
-        self.start_time = pidfd.start_time(self.pid)
         self._done, self._failed = done, failed
+        self._loop.add(self._launcher.line, loops.READ, lambda _mask: self._on_line(born))
+
+    def _on_line(self, born: Done) -> None:
+        assert self._launcher is not None
+        outcome = self._launcher.advance()
+        self._close_launcher()
+        if isinstance(outcome, Failed):
+            self._fail(outcome.error)
+            return
+        self._child, self.start_time, self.leaf, self.args = outcome
+        self.pid = self._child.pid
         self._loop.add(self._child.channel, loops.READ, lambda _mask: self._on_channel())
         self._watching = True
+        born()
+
+    def _close_launcher(self) -> None:
+        if self._launcher is not None:
+            self._loop.remove(self._launcher.line)
+            self._launcher.close()
+            self._launcher = None
+
+    def _fail(self, error: LeafError) -> None:
+        failed = self._failed
+        self._problem, self._done, self._failed = error, None, None
+        if failed is not None:
+            failed(error)
 
     def release(self, done: Done, failed: Failure) -> None:
         """Let a created process execute its program, or go on where its plan does not wait; `done()` once it does."""
@@ -88,7 +119,7 @@ class Process:
         self.stage = RELEASING
         self.started_at = time.time_ns()
         self._done, self._failed = done, failed
-        if self._waits:
+        if not self._child.released:
             self._child.release()
 
     def _on_channel(self) -> None:
@@ -100,14 +131,12 @@ class Process:
         outcome = self._child.advance()
         if outcome is None:
             return False
-        done, failed = self._done, self._failed
-        self._done = self._failed = None
         if isinstance(outcome, Failed):
             self._unwatch()
-            self._problem = outcome.error
-            if failed is not None:
-                failed(outcome.error)
+            self._fail(outcome.error)
             return False
+        done = self._done
+        self._done = None
         if isinstance(outcome, Ready):
             self.stage = CREATED
             self.streams.start(outcome.console)
@@ -134,8 +163,11 @@ class Process:
         if number:
             self.requested_signal = number
 
-    def reaped(self, wait_status: int) -> None:
-        """The kernel handed us its status. What its channel still holds comes first: the reason of a failed launch."""
+    def reaped(self, wait_status: int | None) -> None:
+        """The kernel handed us its status, or it was never born (None).
+
+        What its channel still holds comes first: the reason of a failed launch.
+        """
         while self._watching and self._advance():
             pass
         self.wait_status = wait_status
@@ -145,6 +177,9 @@ class Process:
     def abandon(self) -> None:
         """Undo a launch: kill what there is of it and close all. Nobody is told."""
         self._done = self._failed = None
+        if self._launcher is not None:
+            self._launcher.abort()
+            self._close_launcher()
         self._unwatch()
         if self._child is not None:
             self._child.abort()
@@ -186,7 +221,7 @@ class Process:
         return ProcessInfo(
             exec_id=self.exec_id,
             pid=self.pid,
-            args=list(self.description.args),
+            args=list(self.args),
             terminal=self.streams.terminal,
             exit=self.exit,
         )

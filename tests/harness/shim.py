@@ -31,7 +31,7 @@ class Shim:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                shim_main.run(ID, self.bundle, listener, None)
+                shim_main.Shim().run(ID, self.bundle, listener, None)
             finally:
                 os._exit(0)
         listener.close()

@@ -23,6 +23,7 @@ from leafshim.errors import KernelError, Unsupported
 from leafshim.kernel import syscalls
 
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 1 << 33
 
 _CLONE_ARGS = struct.Struct("11Q")  # flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid* cgroup
@@ -39,6 +40,7 @@ for _hook in (_before_fork, _after_fork_child, _after_fork_parent):
 def clone3(flags: int, *, cgroup: int | None = None, force_fallback: bool = False) -> tuple[int, int]:
     """Fork into the new namespaces of `flags` (CLONE_NEW*): (pid, pidfd), and (0, -1) in the child.
 
+    With CLONE_PARENT it is the caller's sibling, its parent's to reap.
     `cgroup`: a descriptor of the cgroup's directory, O_PATH will do. `force_fallback` takes the way of older kernels.
     Raises KernelError (clone3(2), cgroups(7)); Unsupported for a time namespace where there is no clone3.
     """
@@ -54,8 +56,10 @@ def clone3(flags: int, *, cgroup: int | None = None, force_fallback: bool = Fals
 def _clone3(flags: int, cgroup: int | None) -> tuple[int, int]:
     pidfd = ctypes.c_int(-1)
     into = 0 if cgroup is None else CLONE_INTO_CGROUP
+    # A sibling has our own exit signal, and naming one is EINVAL (clone3(2)).
+    exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
     arguments = _CLONE_ARGS.pack(
-        flags | into | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup or 0
+        flags | into | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup or 0
     )
     return _as_fork(lambda: syscalls.clone3(arguments, _CLONE_ARGS.size)), pidfd.value
 
@@ -99,7 +103,8 @@ def _clone_and_move(flags: int, cgroup: int) -> tuple[int, int]:
         except OSError as error:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
-            os.waitpid(pid, 0)
+            if not flags & CLONE_PARENT:
+                os.waitpid(pid, 0)
             raise KernelError.of(error, "move") from error
         return pid, pidfd
     finally:

@@ -43,6 +43,7 @@ class Plan:
         pid_namespace: str | int | None = None,
         maps: tuple[str, str] | None = None,
         init_pidfd: int | None = None,
+        waits: bool = False,
     ) -> None:
         self.clone_flags = clone_flags
         self.pid_namespace = pid_namespace
@@ -51,7 +52,7 @@ class Plan:
         self.operations = tuple(operations)
         self.program = Program(process)
         self.terminal = process.terminal
-        self.waits = init_pidfd is None
+        self.waits = waits
 
     def describe(self) -> str:
         """The plan for a person, one step a line."""
@@ -62,8 +63,8 @@ class Plan:
         return "\n".join([*steps, f"exec {self.program.name}"])
 
 
-def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str) -> Plan:
-    """The plan of a container's first process.
+def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str, *, waits: bool = True) -> Plan:
+    """The plan of a container's first process. `waits`: for a release, before it becomes the program.
 
     `mounts_of_root`: what to mount on `bundle_rootfs`, an existing directory, as the root file system; where empty, the
     spec's root.path is the root, relative to the directory that holds `bundle_rootfs`.
@@ -97,7 +98,8 @@ def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: s
     ]
     maps = (_map(spec.linux.uid_mappings), _map(spec.linux.gid_mappings)) if user else None
     flags = sum(FLAG[kind] for kind in new) & ~CLONE_NEWCGROUP
-    return Plan(spec.process, operations, clone_flags=flags, pid_namespace=kinds.get("pid") or None, maps=maps)
+    pid_namespace = kinds.get("pid") or None
+    return Plan(spec.process, operations, clone_flags=flags, pid_namespace=pid_namespace, maps=maps, waits=waits)
 
 
 def plan_exec(spec: Spec, process: Process, init_pidfd: int) -> Plan:

@@ -56,12 +56,12 @@ class Child:
 
     __slots__ = ("_end", "_maps", "_released", "pid", "pidfd")
 
-    def __init__(self, pid: int, pidfd: int, end: socket.socket, plan: Plan) -> None:
+    def __init__(self, pid: int, pidfd: int, end: socket.socket, *, maps: tuple[str, str] | None, waits: bool) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self._end = end
-        self._maps = plan.maps
-        self._released = not plan.waits
+        self._maps = maps
+        self._released = not waits
 
     @property
     def channel(self) -> int:
@@ -84,6 +84,11 @@ class Child:
         if kind == handshake.MAPS_WANTED:
             return self._write_maps()
         return Failed(handshake.failure(message))
+
+    @property
+    def released(self) -> bool:
+        """It goes on by itself, or was let go."""
+        return self._released
 
     def release(self) -> None:
         """Let a child that is Ready become its program. Raises KernelError when it is gone."""
@@ -123,32 +128,41 @@ def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None) -> Child
 
     `stdio` is None for a plan with a terminal. Raises InputError, KernelError.
     """
-    if (stdio is None) != plan.terminal:
-        raise InputError("standard streams: needed without a terminal, and not with one")
     ours, theirs = handshake.pair()
     try:
-        pid, descriptor = _clone(plan, leaf, theirs, stdio)
+        pid, descriptor = clone(plan, leaf, theirs, stdio)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
     ours.setblocking(False)
-    return Child(pid, descriptor, ours, plan)
+    return Child(pid, descriptor, ours, maps=plan.maps, waits=plan.waits)
 
 
-def _clone(plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int] | None) -> tuple[int, int]:
+def clone(
+    plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int] | None, *, flags: int = 0
+) -> tuple[int, int]:
+    """The clone itself: (pid, pidfd) of the child, which speaks at `end`. `flags`: beside those of the plan.
+
+    Raises InputError, KernelError.
+    """
+    if (stdio is None) != plan.terminal:
+        raise InputError("standard streams: needed without a terminal, and not with one")
+    flags |= plan.clone_flags
     try:
-        return _clone_into(plan, leaf, end, stdio)
+        return _clone_into(plan, leaf, end, stdio, flags)
     except KernelError as error:
         # Where the workload gave controllers to cgroups of its own, its leaf takes no process any more
         # (cgroups(7), "no internal processes"). A further process goes where init is now.
         if error.errno != errno.EBUSY or plan.init_pidfd is None:
             raise
-    return _clone_into(plan, _cgroup_of(plan.init_pidfd), end, stdio)
+    return _clone_into(plan, _cgroup_of(plan.init_pidfd), end, stdio, flags)
 
 
-def _clone_into(plan: Plan, cgroup: str, end: socket.socket, stdio: tuple[int, int, int] | None) -> tuple[int, int]:
+def _clone_into(
+    plan: Plan, cgroup: str, end: socket.socket, stdio: tuple[int, int, int] | None, flags: int
+) -> tuple[int, int]:
     opened: list[int] = []
 
     def opening(path: str, flags: int = os.O_RDONLY) -> int:
@@ -164,7 +178,7 @@ def _clone_into(plan: Plan, cgroup: str, end: socket.socket, stdio: tuple[int, i
             own = opening("/proc/self/ns/pid")
             # This is for our children; we ourselves stay where we are (pid_namespaces(7)).
             setns(descriptor, CLONE_NEWPID)
-        pid, child = clone3(plan.clone_flags, cgroup=directory)
+        pid, child = clone3(flags, cgroup=directory)
         if pid == 0:
             run(plan, end, stdio)
         return pid, child

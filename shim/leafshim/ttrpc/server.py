@@ -322,7 +322,7 @@ class Server:
         self,
         loop: Loop,
         listener: socket.socket,
-        handlers: Mapping[Method[Any, Any], Handler],
+        handlers: Mapping[Method[Any, Any], Handler] | MethodTable[Handler],
         authorize: Callable[[int, int, int], bool] = lambda _pid, _uid, _gid: True,
         on_defect: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
@@ -330,7 +330,7 @@ class Server:
         self.on_defect = on_defect
         self.links: set[_Link] = set()
         self._authorize = authorize
-        self.methods = MethodTable(handlers)
+        self.methods = handlers if isinstance(handlers, MethodTable) else MethodTable(handlers)
         self._listener = listener
         self._resume: Timer | None = None
         listener.setblocking(False)

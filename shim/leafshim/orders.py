@@ -1,0 +1,53 @@
+"""What a launcher does before it clones: read the description, check it, plan, and make the cgroups.
+
+It runs in a process that ends with the launch (launch/launcher.py); what it raises is told to whoever asked.
+"""
+
+import os
+
+from leafshim.api.task import CreateTaskRequest
+from leafshim.bundle import Bundle
+from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.checkpoint import Checkpoint
+from leafshim.errors import AlreadyExists, InputError, KernelError
+from leafshim.launch.launcher import Order
+from leafshim.launch.plan import plan_exec, plan_init
+from leafshim.spec import load, load_process
+
+
+def order_init(bundle: Bundle, request: CreateTaskRequest, checkpoint: Checkpoint, *, waits: bool) -> Order:
+    """Init, as config.json has it. The cgroups are in the checkpoint before they are made; undoing is the shim's.
+
+    Raises InputError, Unsupported, AlreadyExists where somebody has a cgroup of that name, KernelError.
+    """
+    spec = load(_read(bundle.config))
+    if spec.process.terminal != request.terminal:
+        raise InputError("process.terminal: differs from the request's")
+    if not spec.linux.cgroups_path:
+        raise InputError("linux.cgroupsPath: missing")
+    plan = plan_init(spec, request.rootfs, bundle.rootfs, waits=waits)
+    cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
+    if cgroup.exists():  # it must not fall to our undoing
+        raise AlreadyExists(f"cgroup {cgroup.path} exists already")
+    checkpoint._replace(cgroup=cgroup.path).write(bundle.checkpoint)
+    leaf = cgroup.child("leaf")
+    cgroup.create()
+    leaf.create()
+    return Order(plan, leaf.path, spec.process.args)
+
+
+def order_exec(bundle: Bundle, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:
+    """One more process: `document` is an OCI process, as JSON. Raises InputError, Unsupported, KernelError."""
+    process = load_process(document)
+    if process.terminal != terminal:
+        raise InputError("process.terminal: differs from the request's")
+    plan = plan_exec(load(_read(bundle.config)), process, init_pidfd)
+    return Order(plan, leaf, process.args)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise KernelError.of(error, "read") from error

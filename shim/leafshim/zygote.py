@@ -1,0 +1,67 @@
+"""The zygote: the process that shims are copies of.
+
+A shim shares every page with its siblings that nobody has written since the fork. In Python even reading writes (every
+use of an object counts references), and a page that the parent writes between two forks is private to the child of the
+first. So what forks must do as little as possible: the nursery talks and keeps, the zygote only forks.
+
+    nursery                                  zygote
+      ── id NUL bundle [listener, line, cgroup] ──▶
+      ◀── pid [pidfd] ─────────────────────────────    or  errno 0 text, where the kernel refused
+
+Rules:
+1. One packet a shim, one packet an answer. End of file on the line ends the zygote.
+2. A shim is made with CLONE_PARENT: its parent is the nursery, which outlives the zygote and reaps.
+3. The child closes all that is not its own before it does anything.
+"""
+
+import gc
+import os
+import socket
+from typing import NoReturn
+
+from leafshim.bundle import Bundle
+from leafshim.errors import KernelError
+from leafshim.kernel import fdpass
+from leafshim.kernel.clone import CLONE_PARENT, clone3
+from leafshim.shim import Shim
+
+PACKET_MAX = 8 << 10
+REFUSED = b"!"
+
+
+def serve(line: socket.socket, shim: Shim) -> NoReturn:
+    """Fork shims on request, each a copy of `shim`, until the nursery is gone."""
+    gc.collect()
+    gc.freeze()
+    while True:
+        request, descriptors = fdpass.receive(line, PACKET_MAX, 3)
+        if not request:
+            os._exit(0)
+        listener, nursery, cgroup = descriptors
+        try:
+            pid, pidfd = clone3(CLONE_PARENT, cgroup=cgroup)
+        except KernelError as error:
+            fdpass.send(line, b"%s%d %s" % (REFUSED, error.errno, error.syscall.encode()), [])
+        else:
+            if pid == 0:
+                _become(shim, request, listener, nursery)
+            fdpass.send(line, b"%d" % pid, [pidfd])
+            os.close(pidfd)
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _become(shim: Shim, request: bytes, listener: int, nursery: int) -> NoReturn:
+    """The rest of a child's life. The zygote's objects stay referenced by the frames below us, so none of them is
+    ever finalized here and closes a descriptor number that has become ours."""
+    status = 1
+    try:
+        low, high = sorted((listener, nursery))
+        os.closerange(3, low)
+        os.closerange(low + 1, high)
+        os.closerange(high + 1, 1 << 30)
+        container_id, _, bundle = request.decode().partition("\0")
+        shim.run(container_id, Bundle(bundle), socket.socket(fileno=listener), socket.socket(fileno=nursery))
+        status = 0
+    finally:
+        os._exit(status)
