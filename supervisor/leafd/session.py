@@ -212,6 +212,8 @@ class Session:
         if message.stderr:
             self._waiting.append(Output(STDERR, message.stderr))
         self._consumed = max(self._consumed, message.consumed)
+        # The shim counts the input of all clients: what is beyond what we sent was somebody else's.
+        self._consumed_before = max(self._consumed_before, self._consumed - self._sent)
         self.missed += message.missed
         if message.exited is not None:
             self.exited = message.exited

@@ -111,6 +111,20 @@ def test_signals_are_forwarded(running: "Leafd") -> None:
     assert process.wait(DEADLINE) == 9
 
 
+def test_nobody_reads_any_more(running: "Leafd") -> None:
+    process = subprocess.Popen(running.command("exec", "a", "--", "yes"), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"y\n"
+    process.stdout.close()
+    assert process.wait(DEADLINE) == 128 + signal.SIGPIPE
+    events = subprocess.Popen(running.command("--json", "events", "-f", "a"), stdout=subprocess.PIPE)
+    assert events.stdout is not None
+    ended = next(event for event in map(json.loads, events.stdout) if event["type"] == "exec-exited")
+    assert ended["exit"]["signal"] == signal.SIGPIPE
+    events.kill()
+    events.wait(DEADLINE)
+
+
 def test_a_terminal_without_one_of_ours(running: "Leafd") -> None:
     result = running.ctl("exec", "-t", "a", "--", "tty")
     assert result.returncode == 0
@@ -130,6 +144,12 @@ def test_a_terminal(running: "Leafd", terminal: "Callable[[list[str]], Terminal]
     person.expect(b"^C\r\n# ")
     person.type(b"exit 3\r")
     assert person.status() == 3
+
+
+def test_a_terminal_fed_from_a_pipe(running: "Leafd") -> None:
+    result = running.ctl("exec", "-it", "a", "--", "sh", stdin="echo fi''rst\n")
+    assert result.returncode == 0
+    assert "first" in result.stdout
 
 
 def test_detaching(running: "Leafd", terminal: "Callable[[list[str]], Terminal]") -> None:
@@ -224,6 +244,17 @@ def test_the_session_object(running: "Leafd") -> None:
     running.ctl("wait", "a")
     with pytest.raises(StateError, match="a is STOPPED"):
         execute(socket, "a", ["true"])
+
+
+def test_input_from_one_session_after_another(leafd: "Leafd") -> None:
+    """The second one's window is its own, whatever the first one sent."""
+    half = 5 << 20
+    leafd.ctl("run", "-d", "-i", "--name", "a", "--", "sh", "-c", f"head -c {2 * half} | wc -c")
+    with attach(str(leafd.socket), "a", stdin=True) as first:
+        first.send(b"x" * half)
+    with attach(str(leafd.socket), "a", stdin=True, lossless=True) as second:
+        second.send(b"y" * half)
+        assert b"".join(output.data for output in second) == f"{2 * half}\n".encode()
 
 
 def test_an_exec_as_somebody_that_only_the_rootfs_knows(leafd: "Leafd", tmp_path: Path) -> None:

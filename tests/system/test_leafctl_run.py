@@ -126,6 +126,33 @@ def test_a_stopped_container_can_be_removed_at_once(leafd: "Leafd") -> None:
         assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_nobody_reads_any_more(leafd: "Leafd") -> None:
+    process = subprocess.Popen(leafd.command("run", "--name", "a", "--", "yes"), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"y\n"
+    process.stdout.close()
+    assert process.wait(DEADLINE) == 128 + signal.SIGPIPE
+    assert leafd.ctl("wait", "a").returncode == 128 + signal.SIGKILL
+
+
+def test_interrupted_before_it_started(leafd: "Leafd") -> None:
+    """leafd is stopped, so that leafctl is for certain waiting for it when it is ended."""
+    assert leafd.process is not None
+    leafd.process.send_signal(signal.SIGSTOP)
+    process = subprocess.Popen(leafd.command("run", "--name", "a", "--", "true"), stderr=subprocess.PIPE)
+    poll_for_connection(process.pid)
+    process.send_signal(signal.SIGTERM)
+    leafd.process.send_signal(signal.SIGCONT)
+    assert process.wait(DEADLINE) == 130
+    assert leafd.ctl("ps", "-q").stdout == ""
+
+
+def poll_for_connection(pid: int) -> None:
+    """Wait until a process sleeps in poll(2), which leafctl does when it has asked leafd something."""
+    while "poll" not in Path(f"/proc/{pid}/wchan").read_text():
+        pass
+
+
 def test_what_it_sees(leafd: "Leafd", tmp_path: Path) -> None:
     script = "hostname; pwd; echo $A $B; id -u; echo $$; ls /run; touch /etc/leafd-was-here /tmp/x && echo written"
     result = leafd.ctl(

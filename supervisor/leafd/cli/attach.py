@@ -5,6 +5,7 @@ import click
 from leafd.cli.command import Caller, Command
 from leafd.cli.foreground import relay
 from leafd.cli.identifiers import ONE
+from leafd.cli.terminal import signals_as_bytes
 from leafd.session import attach
 
 
@@ -23,5 +24,5 @@ def attach_command(caller: Caller, container: str, no_stdin: bool) -> int:
       leafctl attach web
       leafctl attach --no-stdin web
     """
-    with attach(caller.socket, container, stdin=not no_stdin) as session:
-        return relay("attach", session, stdin=not no_stdin)
+    with attach(caller.socket, container, stdin=not no_stdin) as session, signals_as_bytes() as wakeups:
+        return relay("attach", session, wakeups, stdin=not no_stdin)

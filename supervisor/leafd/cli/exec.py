@@ -1,5 +1,6 @@
 """exec: one more command in a container."""
 
+import signal
 from collections.abc import Sequence
 
 import click
@@ -7,7 +8,7 @@ import click
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay
 from leafd.cli.identifiers import ONE
-from leafd.cli.terminal import size
+from leafd.cli.terminal import signals_as_bytes, size
 from leafd.session import execute
 from leafshim.errors import LeafError
 
@@ -57,5 +58,5 @@ def exec_command(
         )
     except LeafError as error:
         raise launch_failure("exec", error) from error
-    with session:
-        return relay("exec", session, stdin=forwards)
+    with session, signals_as_bytes() as wakeups:
+        return relay("exec", session, wakeups, stdin=forwards, unread=signal.SIGPIPE)

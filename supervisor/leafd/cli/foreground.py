@@ -1,8 +1,11 @@
 """What run, exec and attach share: the options of a process, the relay, and the exit status that comes of it."""
 
 import re
+import signal
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import click
@@ -10,7 +13,7 @@ import click
 from leafd.cli.command import RUN_FAILED, Failure, complain
 from leafd.cli.terminal import Detached, Relay
 from leafd.session import Session
-from leafshim.errors import Code, InputError, LeafError
+from leafshim.errors import Code, InputError, LeafError, NotFound
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -39,10 +42,21 @@ def process_options(command: F) -> F:
     return command
 
 
-def relay(command: str, session: Session, *, stdin: bool) -> int:
-    """Carry bytes until the process ends, or the person detaches; the status to exit with."""
+def relay(
+    command: str, session: Session, wakeups: socket.socket, *, stdin: bool, unread: signal.Signals | None = None
+) -> int:
+    """Carry bytes until the process ends, or the person detaches; the status to exit with.
+
+    `wakeups`: from `signals_as_bytes`. `unread`: what to send when whoever read our output has gone; the kernel would
+    have sent SIGPIPE if the process had written to them itself.
+    """
     try:
-        Relay(session, stdin=stdin).run()
+        Relay(session, stdin=stdin).run(wakeups)
+    except BrokenPipeError:
+        if unread is not None:
+            with suppress(NotFound):
+                session.kill(unread)
+        raise
     except Detached:
         click.echo(err=True)
         return 0

@@ -1,7 +1,9 @@
 """run: make a container and run a command in it."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypedDict, Unpack
 
 import click
@@ -10,7 +12,7 @@ from leafd import limits, names
 from leafd.cli import output, views
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
-from leafd.cli.terminal import size
+from leafd.cli.terminal import signals_as_bytes, signals_as_interrupts, size
 from leafd.client import Client, CreateOptions
 from leafd.describe import Document, describe, parse, parse_mount, wants_terminal
 from leafd.session import Session, connect
@@ -135,22 +137,43 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
         _refuse_beside_bundle(ctx)
         document, options["rootfs"] = _read_bundle(flags["bundle"], flags["command"])
         terminal = wants_terminal(document)
-        description = lambda _: document  # noqa: E731
+        description = _always(document)
     options["stdin"] = flags["interactive"] or terminal
     with caller.client() as client:
         if resources:
             version = client.version()
             limits.require(resources, version.controllers, version.cgroups_root)
-        container = _create(client, flags["name"], description, options)
         if flags["detach"]:
+            container = _create(client, flags["name"], description, options)
             output.emit(views.container(container)) if caller.json else click.echo(container.id)
             return 0
-        forwards = forwards_input(flags["interactive"], terminal)
-        session = _start(client, container, stdin=forwards)
-    with session:
-        status = relay("run", session, stdin=forwards)
-        if session.exited is not None:
-            _settle(caller, container.id)
+        with signals_as_interrupts():
+            container = _create(client, flags["name"], description, options)
+            return _foreground(client, container, stdin=forwards_input(flags["interactive"], terminal))
+
+
+def _foreground(client: Client, container: Container, *, stdin: bool) -> int:
+    """Attach, start, and stay until it ends; the exit status. What cannot be started is removed: it never ran."""
+    started = False
+    try:
+        connection = connect(container.shim_socket)
+        with (
+            Session(connection, container.id, stdin=stdin, lossless=True, terminal=container.terminal) as session,
+            signals_as_bytes() as wakeups,
+        ):
+            client.start(container.id)
+            started = True
+            # The first process of a pid namespace ignores SIGPIPE from outside, unless it handles it.
+            status = relay("run", session, wakeups, stdin=stdin, unread=signal.SIGKILL)
+    except BaseException as error:
+        if not started:
+            with suppress(LeafError):  # leafd has undone it already, or cannot: the first error is the one to tell
+                client.remove(container.id, force=True)
+        if isinstance(error, LeafError):
+            raise launch_failure("run", error) from error
+        raise
+    if session.exited is not None:
+        _settle(client.socket, container.id)
     return status
 
 
@@ -171,6 +194,10 @@ def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
         size=size(1) or size(0),
         resources=resources,
     )
+
+
+def _always(document: Document) -> Callable[[str], Document]:
+    return lambda _: document
 
 
 def _refuse_beside_bundle(ctx: click.Context) -> None:
@@ -210,38 +237,18 @@ def _create(
             taken = error
         except LeafError as error:
             raise launch_failure("run", error) from error
+        except KeyboardInterrupt:
+            with suppress(LeafError):
+                client.remove(chosen, force=True)
+            raise
     raise taken
 
 
-def _start(client: Client, container: Container, *, stdin: bool) -> Session:
-    """Attach, then start. What cannot be started is removed: it never ran."""
-    session: Session | None = None
-    try:
-        session = Session(
-            connect(container.shim_socket), container.id, stdin=stdin, lossless=True, terminal=container.terminal
-        )
-        client.start(container.id)
-    except BaseException as error:
-        if session is not None:
-            session.close()
-        try:
-            client.remove(container.id, force=True)
-        except LeafError:  # leafd has undone it already, or cannot: the first error is the one to tell
-            pass
-        if isinstance(error, LeafError):
-            raise launch_failure("run", error) from error
-        raise
-    return session
-
-
-def _settle(caller: Caller, container_id: str) -> None:
+def _settle(socket: str, container_id: str) -> None:
     """Return only when leafd also knows of the end, so that `run` and then `rm` or `run` by the same name work. Where
     leafd is down, or has removed it already, there is nothing to wait for."""
-    try:
-        with caller.client() as client:
-            client.wait(container_id, timeout=_SETTLE)
-    except LeafError:
-        pass
+    with suppress(LeafError), Client(socket) as client:
+        client.wait(container_id, timeout=_SETTLE)
 
 
 def _directory(flag: str, path: str) -> str:

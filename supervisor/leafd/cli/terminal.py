@@ -14,7 +14,7 @@ import signal
 import socket
 import termios
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Protocol
 
@@ -97,23 +97,34 @@ def raw_mode(fd: int) -> Iterator[None]:
 
 
 @contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """SIGHUP and SIGTERM raise KeyboardInterrupt, as SIGINT does, so that what is half made is undone."""
+    with _handling((signal.SIGHUP, signal.SIGTERM), signal.default_int_handler):
+        yield
+
+
+@contextmanager
 def signals_as_bytes() -> Iterator[socket.socket]:
     """A socket that gets one byte, the number, for each signal of FORWARDED and SIGWINCH, until the block ends."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)  # signal.set_wakeup_fd demands it
-    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
-    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    with reader, writer, _handling((*FORWARDED, signal.SIGWINCH), lambda _number, _frame: None):
+        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(previous)
+
+
+@contextmanager
+def _handling(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        for number in (*FORWARDED, signal.SIGWINCH):
-            before[number] = signal.signal(number, lambda _number, _frame: None)
-        yield reader
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous)
-        reader.close()
-        writer.close()
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 class Relay:
@@ -129,19 +140,12 @@ class Relay:
         self._keys = DetachFilter() if stdin and self._terminal and os.isatty(0) else None
         self._unwritten = {1: bytearray(), 2: bytearray()}
 
-    def run(self) -> None:
-        """Returns when the process has ended and all it wrote is written.
+    def run(self, wakeups: socket.socket) -> None:
+        """Returns when the process has ended and all it wrote is written. `wakeups`: from `signals_as_bytes`.
 
         Raises Detached, BrokenPipeError when nobody reads our output, and LeafError when the shim fails us.
         """
-        if self._keys is not None:
-            with raw_mode(0):
-                self._run()
-        else:
-            self._run()
-
-    def _run(self) -> None:
-        with signals_as_bytes() as wakeups:
+        with raw_mode(0) if self._keys is not None else nullcontext():
             self._resize()
             while self._process.exited is None or any(self._unwritten.values()):
                 self._step(wakeups)

@@ -62,7 +62,7 @@ def test_size_of_what_is_no_terminal() -> None:
 # What the relay needs of a session, over a socket: input and <orders> come out, output goes in.
 _RELAY = """
 import os, sys, socket
-from leafd.cli.terminal import Detached, Relay
+from leafd.cli.terminal import Detached, Relay, signals_as_bytes
 
 class Process:
     def __init__(self, channel, terminal):
@@ -86,7 +86,8 @@ class Process:
 
 channel = socket.socket(fileno=int(sys.argv[1]))
 try:
-    Relay(Process(channel, sys.argv[2] == "terminal"), stdin=True).run()
+    with signals_as_bytes() as wakeups:
+        Relay(Process(channel, sys.argv[2] == "terminal"), stdin=True).run(wakeups)
 except Detached:
     os.write(2, b"detached")
 """
