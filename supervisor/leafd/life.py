@@ -21,10 +21,10 @@ from leafd.launch import Environment, Launch, remove_cgroup
 from leafd.recovery import Action, Shim
 from leafd.shims import SIGKILL, ShimClient, kill_proven
 from leafd.store import Record
-from leafd.unattended import Unattended, choose_init, open_proven
-from leafshim import exits, record
+from leafd.unattended import Unattended, open_proven
+from leafshim import exits
 from leafshim.api import shim as api
-from leafshim.errors import DamagedRecord, LeafError, NotFound, PeerError
+from leafshim.errors import LeafError, PeerError
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
 
 log = logging.getLogger("leafd")
@@ -280,47 +280,16 @@ class Life:
 
     async def _record_exit(self) -> None:
         """It has ended, and no shim tells how: take the exit from whoever knows it."""
-        end, sequence = await self._find_exit()
+        end, sequence = await recovery.find_exit(self.record, self.environment, self.unattended)
         self.environment.journal.append(
             "exit", self.record.id, pid=self.record.pid, end=end, timestamp=end.finished_at, shim_sequence=sequence
         )
         self.record.sequence = max(self.record.sequence, sequence)
         await self._finish(end)
 
-    async def _find_exit(self) -> tuple[api.Exit, int]:
-        """The exit, by its record or by the kernel or unknown, and the number of its event at the shim, 0 if none."""
-        path = self.environment.exit_path(self.record.id)
-        try:
-            value = record.read(path, exits.KIND)
-            end, sequence = unpack(value.get("exit")), value.get("sequence")
-            if end is not None:
-                return end, sequence if isinstance(sequence, int) else 0
-        except DamagedRecord as error:
-            log.warning("%s", error)
-            record.quarantine(path)
-        except NotFound:
-            pass
-        status, requested = None, 0
-        if self.unattended is not None:
-            status = await self.unattended.wait_status(self.environment.config.call_deadline)
-            requested = self.unattended.requested
-        end = exits.describe(status, requested=requested)
-        end.finished_at = time_ns()
-        end.duration = end.finished_at - self.record.started_at if self.record.started_at else 0
-        return end, 0
-
     async def _take_over(self) -> Unattended:
-        """The means to watch it and to end it without a shim: its init by a pidfd that somebody held, or by proof."""
-        entry, init = self.record, self._init
-        self._init = -1
-        if init < 0 and entry.pid:
-            try:
-                init = choose_init(await self.environment.nursery.take(entry.id))
-            except LeafError as error:
-                log.warning("%s: %s", entry.id, error)
-        if init < 0:
-            init = open_proven(entry.pid, recovery.init_start_time(entry, self.environment))
-        return Unattended(entry.id, entry.cgroup, init)
+        init, self._init = self._init, -1
+        return await recovery.take_over(self.record, self.environment, init)
 
     def _next(self) -> restarts.Restart | None:
         entry, end = self.record, unpack(self.record.exit)

@@ -12,17 +12,23 @@ Rules:
 5. A cgroup of ours that no directory belongs to is an orphan.
 """
 
+import logging
 import os
 from enum import Enum, auto
+from time import time_ns
 from typing import NamedTuple
 
+from leafd.journal import unpack
 from leafd.launch import Environment
 from leafd.shims import ShimClient, is_gone
 from leafd.store import Record
-from leafshim import record, state
-from leafshim.api.shim import InfoResponse
+from leafd.unattended import Unattended, choose_init, open_proven
+from leafshim import exits, record, state
+from leafshim.api.shim import Exit, InfoResponse
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import LeafError, Unavailable
+from leafshim.errors import DamagedRecord, LeafError, NotFound, Unavailable
+
+log = logging.getLogger("leafd")
 
 
 class Shim(Enum):
@@ -157,12 +163,48 @@ def rebuild(container_id: str, environment: Environment) -> Record:
     return entry
 
 
-def init_start_time(entry: Record, environment: Environment) -> int:
-    """When init started, by the shim's checkpoint of this boot; 0: unknown."""
-    known = _checkpoint(entry, environment)
-    started = known.get("pid_start_time")
-    proven = known.get("boot_id") == environment.boot_id and known.get("pid") == entry.pid
-    return started if proven and isinstance(started, int) else 0
+async def take_over(entry: Record, environment: Environment, init: int) -> Unattended:
+    """The means to watch and to end a container without a shim.
+
+    `init`: a pidfd that the caller held, which goes with it; -1: then the one that the nursery kept, else one by proof.
+    """
+    if init < 0 and entry.pid:
+        try:
+            init = choose_init(await environment.nursery.take(entry.id))
+        except LeafError as error:
+            log.warning("%s: %s", entry.id, error)
+    if init < 0:
+        known = _checkpoint(entry, environment)
+        started = known.get("pid_start_time")
+        if known.get("boot_id") == environment.boot_id and known.get("pid") == entry.pid and isinstance(started, int):
+            init = open_proven(entry.pid, started)
+    return Unattended(entry.id, entry.cgroup, init)
+
+
+async def find_exit(entry: Record, environment: Environment, unattended: Unattended | None) -> tuple[Exit, int]:
+    """How a container ended that no shim tells of, and the number of that event at its shim, 0 if none.
+
+    By the exit record, else by the kernel, else unknown: it is never invented.
+    """
+    path = environment.exit_path(entry.id)
+    try:
+        value = record.read(path, exits.KIND)
+        end, sequence = unpack(value.get("exit")), value.get("sequence")
+        if end is not None:
+            return end, sequence if isinstance(sequence, int) else 0
+    except DamagedRecord as error:
+        log.warning("%s", error)
+        record.quarantine(path)
+    except NotFound:
+        pass
+    status, requested = None, 0
+    if unattended is not None:
+        status = await unattended.wait_status(environment.config.call_deadline)
+        requested = unattended.requested
+    end = exits.describe(status, requested=requested)
+    end.finished_at = time_ns()
+    end.duration = end.finished_at - entry.started_at if entry.started_at else 0
+    return end, 0
 
 
 def _checkpoint(entry: Record, environment: Environment) -> dict[str, record.Value]:
