@@ -157,6 +157,11 @@ class Session:
             self._sent += len(piece)
             view = view[len(piece) :]
 
+    def flush(self) -> None:
+        """Wait until the process has taken what was sent: what is under way when a session closes may be lost."""
+        while self.exited is None and self._consumed - self._consumed_before < self._sent:
+            self._receive()
+
     def close_stdin(self) -> None:
         """The process reads an end of file after what was sent. A terminal has no such end."""
         if self.exited is None:

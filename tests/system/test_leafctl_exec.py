@@ -253,6 +253,7 @@ def test_input_from_one_session_after_another(leafd: "Leafd") -> None:
     leafd.ctl("run", "-d", "-i", "--name", "a", "--", "sh", "-c", f"head -c {2 * half} | wc -c")
     with attach(str(leafd.socket), "a", stdin=True) as first:
         first.send(b"x" * half)
+        first.flush()
     with attach(str(leafd.socket), "a", stdin=True, lossless=True) as second:
         second.send(b"y" * half)
         assert b"".join(output.data for output in second) == f"{2 * half}\n".encode()
