@@ -57,16 +57,20 @@ class Launch:
         self.record = record
         self.shim = shim_client
         self.bundle = environment.store.bundle(record.id)
+        self._pidfd = -1
 
     async def run(self, document: bytes, first: str, last: str) -> None:
         """Go through the steps from the state `first` to the state `last`; `document` becomes config.json.
 
         Raises what a step raises; what was made until then is for `undo`.
         """
-        for step in STEPS[_ORDER[first] : _ORDER[last] + 1]:
-            if step.state != PROVISIONING:
-                self.record.state = move(self.record.state, step.state)
-            await step.effect(self, document)
+        try:
+            for step in STEPS[_ORDER[first] : _ORDER[last] + 1]:
+                if step.state != PROVISIONING:
+                    self.record.state = move(self.record.state, step.state)
+                await step.effect(self, document)
+        finally:
+            self._unguard()
 
     async def undo(self, *, keep_directory: bool = False) -> None:
         """Take back what may have been made. Raises what keeps a cgroup from going; the rest is undone nevertheless.
@@ -83,6 +87,26 @@ class Launch:
                 failure = failure or error
         if failure is not None:
             raise failure
+
+    def guard(self, pidfd: int) -> None:
+        """Let what waits for the new shim fail when that ends. Owns `pidfd`.
+
+        Without this the end of a shim that had not yet accepted our connection would go unnoticed until a deadline, as
+        the nursery keeps its socket listening.
+        """
+        self._pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._shim_ended)
+
+    def _shim_ended(self) -> None:
+        self._unguard()
+        if self.shim is not None:
+            self.shim.close()
+
+    def _unguard(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def checkpoint(self) -> None:
         """Write the record."""
@@ -115,9 +139,11 @@ async def _fork_shim(launch: Launch, document: bytes) -> None:
         raise KernelError.of(error, "write bundle") from error
     finally:
         spawned = await spawning
-    os.close(spawned.pidfd)
     record.shim_pid, record.shim_start_time = spawned.pid, spawned.start_time
-    launch.shim = await ShimClient.connect(record.id, launch.bundle.socket, environment.config)
+    try:
+        launch.shim = await ShimClient.connect(record.id, launch.bundle.socket, environment.config)
+    finally:
+        launch.guard(spawned.pidfd)
 
 
 async def _end_shim(launch: Launch) -> None:
