@@ -13,6 +13,7 @@ Rules:
 import os
 import signal as signals
 import time
+from collections.abc import Callable
 
 from leafshim import exits, state
 from leafshim import process as processes
@@ -25,8 +26,6 @@ from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError, N
 from leafshim.events import Events
 from leafshim.freezer import Freezer
 from leafshim.keeper import Keeper
-from leafshim.kernel import pidfd
-from leafshim.launch.launcher import Order
 from leafshim.logs import DEFAULT_MAX_SIZE, LogWriter
 from leafshim.loop import Loop, Timer
 from leafshim.orders import order_exec, order_init
@@ -34,6 +33,7 @@ from leafshim.process import Done, Failure, Process
 from leafshim.streams import Streams
 
 END_PATIENCE = 10.0  # seconds that what init left behind gets to die, before the exit is told without waiting for it
+EXECS_KEPT = 32  # ended and not deleted
 REMOVE_PATIENCE = 2.0  # seconds for rmdir of an empty cgroup to stop saying EBUSY
 
 
@@ -50,50 +50,41 @@ class Container:
         self.cgroup: Cgroup | None = None
         self.created_at = 0
         self.deleted = False
+        self.finished = False
+        self.on_change: Callable[[], None] = lambda: None
         self._loop = loop
         self._keeper = keeper
-        self._freezer: Freezer | None = None
-        self._options = CreateOptions()
-        self._log = LogWriter("")
+        self.freezer: Freezer | None = None
+        self.options = CreateOptions()
+        self.log = LogWriter("")
         self._timeout: Timer | None = None
         self._patience: Timer | None = None
-        self._limitation = ""
-        self._oom_seen = 0
-        self._strangers: dict[int, int] = {}
+        self.limitation = ""
+        self.oom_seen = 0
+        self.deadline = 0.0
         self._boot_id = ""
         self._shim = (0, 0)
 
-    def begin(self, container_id: str, bundle: Bundle) -> None:
-        """This process is the shim of `container_id`."""
+    def begin(self, container_id: str, bundle: Bundle, shim: tuple[int, int], boot_id: str) -> None:
+        """This process works for the shim of `container_id`; `shim` is the shim's pid and start time."""
         self.id, self.bundle = container_id, bundle
-        self._boot_id = pidfd.boot_id()
-        self._shim = (os.getpid(), pidfd.start_time(os.getpid()))
+        self._shim, self._boot_id = shim, boot_id
 
     # Create and start.
 
     def create(self, request: CreateTaskRequest, options: CreateOptions, done: Done, failed: Failure) -> None:
         """Make init, up to the point where it waits to be started; with `options.start`, up to its program running.
 
-        Refuses with InputError, AlreadyExists; what only the launcher finds goes to `failed`.
+        Refuses with InputError, Unsupported, AlreadyExists, KernelError.
         """
         if self.init is not None:
             raise AlreadyExists(f"container {self.id} exists")
-        self._log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
-        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
-        self._options = options
-        self.events = Events(options.first_sequence)
+        self.configure(options)
+        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self.log)
+        streams.on_stdin_closed = self._stdin_closed
+        self.events.last = max(options.first_sequence, 1) - 1
         self.created_at = time.time_ns()
         self.init = init = Process(self._loop, "", streams)
-
-        def prepare() -> Order:
-            return order_init(self.bundle, request, self._checkpoint(), waits=not options.start)
-
-        def born() -> None:
-            leaf = Cgroup(init.leaf)
-            self.cgroup = Cgroup(os.path.dirname(leaf.path))
-            self._freezer = Freezer(self._loop, self.cgroup, leaf, self._maybe_ended)
-            self._new_oom()
-            self._meet(init)
 
         def ready() -> None:
             self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
@@ -116,10 +107,38 @@ class Container:
             failed(error)
 
         try:
-            init.launch(prepare, born, ready, undo)
+            order = order_init(self.bundle, request, self._checkpoint(), waits=not options.start)
+            self.watch(Cgroup(os.path.dirname(order.leaf)))
+            init.launch(order, ready, undo)
         except LeafError:
             self._forget_creation()
             raise
+
+    def configure(self, options: CreateOptions) -> None:
+        """Take the options of its creation."""
+        self.options = options
+        self.log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
+
+    def adopt_init(self, init: Process) -> None:
+        """Take a process from a snapshot for our init."""
+        self.init = init
+        init.streams.on_stdin_closed = self._stdin_closed
+
+    def _stdin_closed(self) -> None:
+        self._keeper.forget(self.id, ["stdin"])
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        """There is something new that must survive us."""
+        if self.state in (state.RUNNING, state.STOPPED):
+            self.on_change()
+
+    def watch(self, cgroup: Cgroup, *, paused: bool = False) -> None:
+        """Keep an eye on the container's cgroup and its leaf, which exist."""
+        self.cgroup = cgroup
+        self.freezer = Freezer(self._loop, cgroup, self._leaf(), self._maybe_ended)
+        self.freezer.paused = paused
+        self._new_oom()
 
     def _forget_creation(self) -> None:
         """Back to PREPARING, with nothing left of the attempt."""
@@ -130,7 +149,7 @@ class Container:
             noted = Checkpoint.read(self.bundle.checkpoint)
         except LeafError:
             return
-        # The launcher may have been killed at any point: what it was about to make is in its checkpoint.
+        # How far the attempt came is not known here: what it was about to make is in the checkpoint.
         if noted.cgroup and (noted.shim_pid, noted.shim_start_time) == self._shim:
             self.cgroup = Cgroup(noted.cgroup)
             self._let_go_of_cgroup()
@@ -153,11 +172,16 @@ class Container:
 
     def _started(self, init: Process) -> None:
         self.events.publish("start", pid=init.pid)
-        if self._options.timeout:
-            self._timeout = self._loop.call_later(self._options.timeout / 1e9, self._timed_out)
+        if self.options.timeout:
+            self.limit_time(time.monotonic() + self.options.timeout / 1e9)
+
+    def limit_time(self, deadline: float) -> None:
+        """End it at `deadline` (seconds, time.monotonic())."""
+        self.deadline = deadline
+        self._timeout = self._loop.call_at(deadline, self._timed_out)
 
     def _timed_out(self) -> None:
-        self._limitation = f"time limit of {self._options.timeout / 1e9:g} s"
+        self.limitation = f"time limit of {self.options.timeout / 1e9:g} s"
         self._kill_all()
 
     # Execs.
@@ -173,7 +197,7 @@ class Container:
             raise StateError(f"container {self.id} is {'paused' if self.paused else self.state}")
         if request.spec is None:
             raise InputError("spec: missing")
-        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self._log)
+        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self.log)
         self.execs[request.exec_id] = Process(self._loop, request.exec_id, streams)
         self.execs[request.exec_id].document = request.spec.value
         self.events.publish("exec-added", exec_id=request.exec_id)
@@ -192,15 +216,8 @@ class Container:
             self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
             done()
 
-        def undo(error: LeafError) -> None:
-            failed(error)
-            if not added.pid:  # no child, so no end of it will be told us
-                self._exec_ended(added, None)
-
-        def prepare() -> Order:
-            return order_exec(self.bundle, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
-
-        added.launch(prepare, lambda: self._meet(added), lambda: added.release(executed, undo), undo)
+        order = order_exec(self.bundle, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
+        added.launch(order, lambda: added.release(executed, failed), failed)
 
     # Signals, pause, resume.
 
@@ -228,7 +245,7 @@ class Container:
     @property
     def paused(self) -> bool:
         """Frozen on request."""
-        return self._freezer is not None and self._freezer.paused
+        return self.freezer is not None and self.freezer.paused
 
     def pause(self, done: Done, failed: Failure) -> None:
         """Freeze every process of the container."""
@@ -240,45 +257,36 @@ class Container:
 
     def _freeze(self, kind: str, wanted: bool, done: Done, failed: Failure) -> None:
         self._init()
-        if self.state != state.RUNNING or self._freezer is None:
+        if self.state != state.RUNNING or self.freezer is None:
             raise StateError(f"container {self.id} is {self.state}, not {state.RUNNING}")
 
         def told() -> None:
             self.events.publish(kind)
             done()
 
-        self._freezer.want(wanted, told, failed)
+        self.freezer.want(wanted, told, failed)
 
     # The end.
 
     def reaped(self, pid: int, wait_status: int) -> None:
-        """The kernel handed us the status of a child: init, an exec, a launcher, or what an exec left behind."""
-        everybody = (*self.execs.values(), self.init) if self.init is not None else ()
-        for process in everybody:
-            if process.pid == pid and process.stage != processes.ENDED:
-                self._ended(process, wait_status)
+        """The status of a child of our parent's: init, an exec, or something that an exec left behind."""
+        if self.init is not None and self.init.pid == pid and self.init.stage != processes.ENDED:
+            self._init_ended(self.init, wait_status)
+            return
+        for added in self.execs.values():
+            if added.pid == pid and added.stage != processes.ENDED:
+                added.reaped(wait_status)
+                added.settle(oom=self._new_oom())
+                self.events.publish("exec-exited", exec_id=added.exec_id, pid=pid, end=added.exit)
+                added.tell()
+                self._forget_old_execs()
+                self._maybe_ended()
                 return
-        if any(process.unborn for process in everybody):  # it may have ended before its birth is told us
-            self._strangers[pid] = wait_status
 
-    def _meet(self, process: Process) -> None:
-        """The pid of a process has become known; it may have ended already."""
-        if process.pid in self._strangers:
-            self._ended(process, self._strangers[process.pid])
-        self._strangers.clear()
-
-    def _ended(self, process: Process, wait_status: int) -> None:
-        if process is self.init:
-            self._init_ended(process, wait_status)
-        else:
-            self._exec_ended(process, wait_status)
-
-    def _exec_ended(self, added: Process, wait_status: int | None) -> None:
-        added.reaped(wait_status)
-        added.settle(oom=self._new_oom())
-        self.events.publish("exec-exited", exec_id=added.exec_id, pid=added.pid, end=added.exit)
-        added.tell()
-        self._maybe_ended()
+    def _forget_old_execs(self) -> None:
+        """Whoever started an exec should delete it. For those that did not, the last few are kept."""
+        for exec_id in [exec_id for exec_id, added in self.execs.items() if added.told][:-EXECS_KEPT]:
+            del self.execs[exec_id]
 
     def _init_ended(self, init: Process, wait_status: int) -> None:
         init.reaped(wait_status)
@@ -287,17 +295,18 @@ class Container:
         self._move(state.DESTROYING)
         if self._timeout is not None:
             self._timeout.cancel()
-        if self._freezer is not None and self._freezer.populated():
+            self.deadline = 0.0
+        if self.freezer is not None and self.freezer.populated():
             self._kill_all()
             self._patience = self._loop.call_later(END_PATIENCE, lambda: self._end(init))
         self._maybe_ended()
 
     def _maybe_ended(self) -> None:
         """Init's end may be told once nothing of the container runs and every exec's end was told."""
-        if self.state != state.DESTROYING or self.init is None or self._freezer is None:
+        if self.state != state.DESTROYING or self.init is None or self.freezer is None:
             return
         waiting = any(added.stage not in (processes.ADDED, processes.ENDED) for added in self.execs.values())
-        if not waiting and not self._freezer.populated():
+        if not waiting and not self.freezer.populated():
             self._end(self.init)
 
     def _end(self, init: Process) -> None:
@@ -305,9 +314,9 @@ class Container:
             return
         if self._patience is not None:
             self._patience.cancel()
-        end = init.settle(oom=self._new_oom(), limitation=self._limitation)
+        end = init.settle(oom=self._new_oom(), limitation=self.limitation)
         exits.figures(self.cgroup, end)
-        if self._freezer is not None and self._freezer.populated():
+        if self.freezer is not None and self.freezer.populated():
             end.message = f"{end.message}; processes that do not die: {self._leaf().processes()}".lstrip("; ")
         self._record(init, end)
         self._move(state.STOPPED)
@@ -320,7 +329,7 @@ class Container:
         """Put the exit on disk. A disk that refuses is told of in the exit itself, which stays with us until then."""
         try:
             exits.write(
-                self._options.exit_path or self.bundle.exit,
+                self.options.exit_path or self.bundle.exit,
                 self.id,
                 end,
                 pid=init.pid,
@@ -334,8 +343,8 @@ class Container:
     def _new_oom(self) -> bool:
         """The OOM killer has killed in this container since we last asked."""
         count = exits.flat(self.cgroup, "memory.events").get("oom_kill", 0) if self.cgroup is not None else 0
-        fresh = count > self._oom_seen
-        self._oom_seen = count
+        fresh = count > self.oom_seen
+        self.oom_seen = count
         return fresh
 
     def delete(self, exec_id: str) -> Process:
@@ -350,18 +359,34 @@ class Container:
         if self.state != state.STOPPED:
             raise StateError(f"container {self.id} is {self.state}, not {state.STOPPED}")
         self._let_go_of_cgroup()
-        self._log.close()
+        self.log.close()
         self.deleted = True
         return init
 
     def _let_go_of_cgroup(self) -> None:
-        if self._freezer is not None:
-            self._freezer.close()
-            self._freezer = None
+        if self.freezer is not None:
+            self.freezer.close()
+            self.freezer = None
         if self.cgroup is not None and self.cgroup.exists():
             self.cgroup.remove_tree(REMOVE_PATIENCE)
 
     # What there is.
+
+    @property
+    def shim_pid(self) -> int:
+        """The sleeper's, which stays; workers come and go."""
+        return self._shim[0]
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is under way: all that can happen next comes from outside, or from the kernel."""
+        if self.init is None or self.deleted:
+            return True
+        if self.init.stage != processes.RUNNING and not self.init.told:
+            return False
+        if self.freezer is not None and self.freezer.busy:
+            return False
+        return all(added.told for added in self.execs.values()) and self.init.streams.at_rest
 
     def process(self, exec_id: str) -> Process:
         """Init for "", else the exec. Raises NotFound."""
@@ -392,6 +417,7 @@ class Container:
     def _move(self, wanted: str) -> None:
         self.state = state.move(self.state, wanted)
         self._save()
+        self._tell_change()
 
     def _save(self) -> None:
         self._checkpoint().write(self.bundle.checkpoint)
@@ -409,6 +435,6 @@ class Container:
             cgroup=self.cgroup.path if self.cgroup is not None else "",
             created_at=self.created_at,
             started_at=init.started_at if init is not None else 0,
-            exit_path=self._options.exit_path or self.bundle.exit,
+            exit_path=self.options.exit_path or self.bundle.exit,
             sequence=self.events.last,
         )

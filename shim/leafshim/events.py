@@ -4,11 +4,13 @@ Rules:
 1. Numbers begin at `first` and grow by one. An event never changes.
 2. An event stays until somebody says that it is safe elsewhere. What is not acknowledged is told again to the next
    listener that asks for it: telling twice is harmless, since the number is the same.
-3. A listener that does not read holds nobody up: it is fed while less than `HIGH_WATER` bytes wait on its
+3. Whoever does not listen all the time is rung for, and collects (`collect` acknowledges what it got before).
+4. A listener that does not read holds nobody up: it is fed while less than `HIGH_WATER` bytes wait on its
    connection, and goes on from its own place in the list when they have drained.
 """
 
 import time
+from collections.abc import Callable
 
 from leafshim.api.shim import Event, EventsRequest, Exit
 from leafshim.ttrpc.server import Call
@@ -25,25 +27,36 @@ class _Listener:
 
 
 class Events:
-    """The events of one container; `first` is the number of the first one to come."""
+    """The events of one container; `first` is the number of the first one to come.
+
+    `kept`: those not acknowledged. `ring()` is called for each event that nobody listens to.
+    """
 
     def __init__(self, first: int = 1) -> None:
         self.last = max(first, 1) - 1
-        self._kept: list[Event] = []
+        self.kept: list[Event] = []
+        self.ring: Callable[[], None] = lambda: None
         self._listeners: list[_Listener] = []
 
     def publish(self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None) -> Event:
         """Number an event, keep it, and tell the listeners."""
         self.last += 1
         event = Event(sequence=self.last, timestamp=time.time_ns(), type=kind, exec_id=exec_id, pid=pid, exit=end)
-        self._kept.append(event)
+        self.kept.append(event)
         for listener in list(self._listeners):
             self._feed(listener)
+        if not self._listeners:
+            self.ring()
         return event
 
     def acknowledge(self, sequence: int) -> None:
         """Forget the events up to and including `sequence`."""
-        self._kept = [event for event in self._kept if event.sequence > sequence]
+        self.kept = [event for event in self.kept if event.sequence > sequence]
+
+    def collect(self, after: int) -> list[Event]:
+        """What is kept after `after`; the rest is safe elsewhere, and forgotten."""
+        self.acknowledge(after)
+        return list(self.kept)
 
     def listen(self, call: Call[EventsRequest, Event], after: int) -> None:
         """Tell `call` every kept event after `after`, and those to come, until its connection ends."""
@@ -54,7 +67,7 @@ class Events:
         self._feed(listener)
 
     def _feed(self, listener: _Listener) -> None:
-        for event in self._kept:
+        for event in self.kept:
             if listener.call.pending >= HIGH_WATER:
                 return
             if event.sequence > listener.seen:

@@ -46,6 +46,11 @@ class Freezer:
         """There are processes in the leaf or below it."""
         return bool(self._events().get("populated"))
 
+    @property
+    def busy(self) -> bool:
+        """A wish is under way."""
+        return self._wanted is not None
+
     def want(self, frozen: bool, done: Callable[[], None], failed: Callable[[LeafError], None]) -> None:
         """Freeze or thaw, and say when it is so. A wish that is under way is overtaken by the new one."""
         if self._wanted is not None:

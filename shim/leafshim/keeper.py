@@ -4,6 +4,7 @@ Nothing here may fail the container: with the nursery gone, the shim goes on alo
 """
 
 import socket
+from collections.abc import Iterable
 
 from leafshim import loop as loops
 from leafshim.api import nursery
@@ -27,11 +28,17 @@ class Keeper:
             self._loop.add(connection.fileno(), loops.READ, lambda _mask: self._reply())
 
     def keep(self, container_id: str, descriptors: dict[str, int]) -> None:
-        """Have copies of these kept under their names, until the supervisor says that they can go."""
-        request = nursery.Request(keep=nursery.Keep(id=container_id, names=list(descriptors)))
+        """Have copies of these kept under their names, until they are forgotten."""
+        self._ask(nursery.Request(keep=nursery.Keep(id=container_id, names=list(descriptors))), descriptors.values())
+
+    def forget(self, container_id: str, names: list[str]) -> None:
+        """Have the copies of these closed."""
+        self._ask(nursery.Request(forget=nursery.Forget(id=container_id, names=names)), ())
+
+    def _ask(self, request: nursery.Request, descriptors: Iterable[int]) -> None:
         if self._connection is not None:
             try:
-                fdpass.send(self._connection, request.encode(), list(descriptors.values()))
+                fdpass.send(self._connection, request.encode(), list(descriptors))
             except LeafError:  # the nursery is gone or does not read: no reason to hold up the container
                 self.close()
 

@@ -48,13 +48,17 @@ class Timer:
 
 
 class Loop:
-    """One epoll instance; `on_defect` is called with an exception that a callback let out."""
+    """One epoll instance; `on_defect` is called with an exception that a callback let out.
+
+    `before_wait()` is called each time that the loop is about to wait; it may call `stop`.
+    """
 
     def __init__(self, on_defect: Callable[[BaseException], None]) -> None:
         self._epoll: select.epoll | None = None
         self._callbacks: dict[int, Callback] = {}
         self._timers: list[Timer] = []
         self._running = False
+        self.before_wait: Callable[[], None] = lambda: None
         self._on_defect = on_defect
         self.history: deque[tuple[float, int, int, str]] = deque(maxlen=HISTORY)
 
@@ -99,7 +103,10 @@ class Loop:
         if self._epoll is None:
             self._epoll = select.epoll()
         self._running = True
-        while self._running:
+        while True:
+            self.before_wait()
+            if not self._running:
+                return
             for fd, mask in self._epoll.poll(self._patience()):
                 callback = self._callbacks.get(fd)
                 if callback is not None:

@@ -178,8 +178,12 @@ class Nursery:
         return Reply(code=Code.OK, names=list(held)), list(held.values())
 
     def _forget(self, request: Forget) -> Answer:
-        for fd in self._kept.pop(request.id, {}).values():
-            os.close(fd)
+        held = self._kept.get(request.id, {})
+        for name in request.names or tuple(held):
+            if name in held:
+                os.close(held.pop(name))
+        if not held:
+            self._kept.pop(request.id, None)
         return Reply(code=Code.OK), []
 
     def _survey(self) -> Answer:

@@ -1,22 +1,32 @@
-"""What a launcher does before it clones: read the description, check it, plan, and make the cgroups.
+"""What comes before a clone: read the description, check it, plan, and make the cgroups.
 
-It runs in a process that ends with the launch (launch/launcher.py); what it raises is told to whoever asked.
+Rules:
+1. What can be refused is refused before anything was made.
+2. The cgroups are in the checkpoint before they are made.
 """
 
 import os
+from typing import NamedTuple
 
 from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import AlreadyExists, InputError, KernelError
-from leafshim.launch.launcher import Order
-from leafshim.launch.plan import plan_exec, plan_init
+from leafshim.launch.plan import Plan, plan_exec, plan_init
 from leafshim.spec import load, load_process
 
 
+class Order(NamedTuple):
+    """What to launch. `leaf`: the absolute path of the cgroup. `args`: the program's, for people."""
+
+    plan: Plan
+    leaf: str
+    args: tuple[str, ...]
+
+
 def order_init(bundle: Bundle, request: CreateTaskRequest, checkpoint: Checkpoint, *, waits: bool) -> Order:
-    """Init, as config.json has it. The cgroups are in the checkpoint before they are made; undoing is the shim's.
+    """Init, as config.json has it. `checkpoint` is written with the cgroup's path once nothing is left to refuse.
 
     Raises InputError, Unsupported, AlreadyExists where somebody has a cgroup of that name, KernelError.
     """

@@ -1,7 +1,7 @@
 """One process of the container, init or exec, from its request to its end.
 
-    added ──launch──▶ launching ──Born, Ready──▶ created ──release──▶ releasing ──Executed──▶ running ──reaped──▶ ended
-                          └──────────────────Failed──────────────────────┘
+    added ──spawn──▶ launching ──Ready──▶ created ──release──▶ releasing ──Executed──▶ running ──reaped──▶ ended
+                         └───────────────Failed──────────────────────┘
 
 Rules:
 1. A process is signalled through its pidfd, never by number.
@@ -20,10 +20,11 @@ from leafshim import loop as loops
 from leafshim.api.shim import Exit
 from leafshim.api.shim import Process as ProcessInfo
 from leafshim.errors import KernelError, LeafError, NotFound, StateError
-from leafshim.kernel import pidfd
-from leafshim.launch.launcher import Launcher, Order
-from leafshim.launch.spawn import Child, Executed, Failed, Ready
+from leafshim.kernel import pidfd as pidfds
+from leafshim.kernel.clone import CLONE_PARENT
+from leafshim.launch.spawn import Child, Executed, Failed, Ready, spawn
 from leafshim.loop import Loop
+from leafshim.orders import Order
 from leafshim.streams import Streams
 
 Done = Callable[[], None]
@@ -41,14 +42,17 @@ NOT_EXECUTABLE_STATUS = 126
 
 
 class Process:
-    """`exec_id` is "" for init; `document` is an exec's OCI process, as JSON. Owns its streams, channel and pidfd."""
+    """`exec_id` is "" for init; `document` is an exec's OCI process, as JSON. Owns its streams, channel and pidfd.
+
+    `leaf`: the cgroup it was born in. `pidfd` is -1 before that, and once its end was told.
+    """
 
     def __init__(self, loop: Loop, exec_id: str, streams: Streams) -> None:
         self.exec_id = exec_id
         self.streams = streams
+        self.document = b""
         self.args: tuple[str, ...] = ()
         self.leaf = ""
-        self.document = b""
         self.stage = ADDED
         self.pid = 0
         self.start_time = 0
@@ -56,61 +60,29 @@ class Process:
         self.requested_signal = 0
         self.wait_status: int | None = None
         self.exit: Exit | None = None
+        self.told = False
         self._loop = loop
-        self._launcher: Launcher | None = None
+        self.pidfd = -1
         self._child: Child | None = None
-        self._watching = False
         self._done: Done | None = None
         self._failed: Failure | None = None
         self._problem: LeafError | None = None
         self._waiters: list[Done] = []
 
-    @property
-    def pidfd(self) -> int:
-        """The descriptor of the process; NotFound before it exists."""
-        if self._child is None:
-            raise NotFound("the process was not started yet")
-        return self._child.pidfd
+    def launch(self, order: Order, done: Done, failed: Failure) -> None:
+        """Clone it; `done()` once all is set up and it waits to be released. Raises InputError, KernelError.
 
-    @property
-    def unborn(self) -> bool:
-        """It is being launched, and its pid is not known yet."""
-        return self._launcher is not None
-
-    def launch(self, prepare: Callable[[], Order], born: Done, done: Done, failed: Failure) -> None:
-        """Make it: `prepare()` is called in the launcher. `born()` as soon as it exists, `done()` when all is set up.
-
-        `failed(error)` in place of either. Raises KernelError.
+        It becomes the child of our parent, the sleeper, which outlives us and reaps.
         """
-        self._launcher = Launcher(prepare, self.streams.child)
+        self.streams.make()
+        child = spawn(order.plan, leaf=order.leaf, stdio=self.streams.child, flags=CLONE_PARENT)
         self.stage = LAUNCHING
+        self.pid, self.pidfd = child.pid, child.pidfd
+        self.start_time = pidfds.start_time(self.pid)
+        self.args, self.leaf = order.args, order.leaf
         self._done, self._failed = done, failed
-        self._loop.add(self._launcher.line, loops.READ, lambda _mask: self._on_line(born))
-
-    def _on_line(self, born: Done) -> None:
-        assert self._launcher is not None
-        outcome = self._launcher.advance()
-        self._close_launcher()
-        if isinstance(outcome, Failed):
-            self._fail(outcome.error)
-            return
-        self._child, self.start_time, self.leaf, self.args = outcome
-        self.pid = self._child.pid
-        self._loop.add(self._child.channel, loops.READ, lambda _mask: self._on_channel())
-        self._watching = True
-        born()
-
-    def _close_launcher(self) -> None:
-        if self._launcher is not None:
-            self._loop.remove(self._launcher.line)
-            self._launcher.close()
-            self._launcher = None
-
-    def _fail(self, error: LeafError) -> None:
-        failed = self._failed
-        self._problem, self._done, self._failed = error, None, None
-        if failed is not None:
-            failed(error)
+        self._child = child
+        self._loop.add(child.channel, loops.READ, lambda _mask: self._on_channel())
 
     def release(self, done: Done, failed: Failure) -> None:
         """Let a created process execute its program, or go on where its plan does not wait; `done()` once it does."""
@@ -131,44 +103,44 @@ class Process:
         outcome = self._child.advance()
         if outcome is None:
             return False
+        done, failed = self._done, self._failed
+        self._done = self._failed = None
         if isinstance(outcome, Failed):
-            self._unwatch()
-            self._fail(outcome.error)
+            self._hang_up()
+            self._problem = outcome.error
+            if failed is not None:
+                failed(outcome.error)
             return False
-        done = self._done
-        self._done = None
         if isinstance(outcome, Ready):
             self.stage = CREATED
             self.streams.start(outcome.console)
         elif isinstance(outcome, Executed):
-            self._unwatch()
+            self._hang_up()
             self.stage = RUNNING
         if done is not None:
             done()
-        return self._watching
+        return self._child is not None
 
-    def _unwatch(self) -> None:
-        if self._watching and self._child is not None:
-            self._watching = False
+    def _hang_up(self) -> None:
+        """The conversation with the child is over."""
+        if self._child is not None:
             self._loop.remove(self._child.channel)
             self._child.close()
+            self._child = None
 
     def signal(self, number: int) -> None:
         """Send a signal. Raises StateError before it exists, NotFound once it has ended, KernelError."""
         if self.stage == ENDED:
             raise NotFound(f"process {self.exec_id or 'init'} has ended")
-        if self.stage == ADDED:
+        if self.pidfd < 0:
             raise StateError(f"exec {self.exec_id} was not started")
-        pidfd.send_signal(self.pidfd, number)
+        pidfds.send_signal(self.pidfd, number)
         if number:
             self.requested_signal = number
 
-    def reaped(self, wait_status: int | None) -> None:
-        """The kernel handed us its status, or it was never born (None).
-
-        What its channel still holds comes first: the reason of a failed launch.
-        """
-        while self._watching and self._advance():
+    def reaped(self, wait_status: int) -> None:
+        """The kernel handed us its status. What its channel still holds comes first: the reason of a failed launch."""
+        while self._child is not None and self._advance():
             pass
         self.wait_status = wait_status
         self.stage = ENDED
@@ -177,14 +149,10 @@ class Process:
     def abandon(self) -> None:
         """Undo a launch: kill what there is of it and close all. Nobody is told."""
         self._done = self._failed = None
-        if self._launcher is not None:
-            self._launcher.abort()
-            self._close_launcher()
-        self._unwatch()
-        if self._child is not None:
-            self._child.abort()
-            os.close(self._child.pidfd)
-            self._child = None
+        if self.pidfd >= 0:
+            pidfds.send_signal(self.pidfd, signals.SIGKILL)
+        self._hang_up()
+        self._close_pidfd()
         self.streams.close()
 
     def settle(self, *, oom: bool = False, limitation: str = "") -> Exit:
@@ -200,18 +168,22 @@ class Process:
     def tell(self) -> None:
         """Tell the attached clients and everybody who waits. Closes the pidfd: nothing is left to signal."""
         assert self.exit is not None
+        self.told = True
         self.streams.end(self.exit)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter()
-        self._unwatch()
-        if self._child is not None:
-            os.close(self._child.pidfd)
-            self._child = None
+        self._hang_up()
+        self._close_pidfd()
+
+    def _close_pidfd(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def wait(self, done: Done) -> None:
         """Call `done()` once `exit` is told; at once if it is."""
-        if self.exit is not None and self._child is None:
+        if self.told:
             done()
         else:
             self._waiters.append(done)

@@ -5,7 +5,6 @@ ask is decided before any handler runs (shim.py, `authorized`). A request that n
 NotFound, everywhere but in Connect and Shutdown, as containerd's shims have it.
 """
 
-import os
 from typing import Any
 
 from leafshim import __version__
@@ -200,11 +199,14 @@ class Service:
     def connect(self, request: ConnectRequest, call: Call[ConnectRequest, ConnectResponse]) -> ConnectResponse:
         """Who is there, also before a container is."""
         init = self._container.init
-        return ConnectResponse(shim_pid=os.getpid(), task_pid=init.pid if init is not None else 0, version=__version__)
+        return ConnectResponse(
+            shim_pid=self._container.shim_pid, task_pid=init.pid if init is not None else 0, version=__version__
+        )
 
     def shutdown(self, request: ShutdownRequest, call: Call[ShutdownRequest, Empty]) -> Empty:
         """End the shim, unless a container remains (containerd asks after every Delete)."""
         if self._container.init is None or self._container.deleted:
+            self._container.finished = True
             self._loop.call_later(0, self._loop.stop)
         elif request.now:
             raise StateError(f"container {self._container.id} remains")
@@ -217,7 +219,7 @@ class Service:
         container = self._container
         answer = shim.InfoResponse(
             version=__version__,
-            shim_pid=os.getpid(),
+            shim_pid=self._container.shim_pid,
             id=container.id,
             state=container.state,
             paused=container.paused,

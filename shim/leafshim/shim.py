@@ -1,28 +1,32 @@
-"""The shim's main: what a process does from its fork (or cold start) until its container is deleted.
+"""A shim: a sleeper that is the container's parent, and a worker whenever there is something to do.
 
 Rules:
 1. It depends on nothing alive but the kernel: supervisor, nursery and clients may all be gone.
 2. It has a session of its own and drops the signals that a terminal or an impatient operator sends; only Shutdown,
    or SIGKILL, ends it. A SIGKILL ends no container.
-3. It is a subreaper (prctl(2)): what an exec leaves behind becomes our child, and is reaped.
-4. What does not depend on the container is made before the fork, so that it is made once for all shims.
+3. What does not depend on the container is made before the fork, so that it is made once for all shims.
+4. A worker lives while a client is connected or something is under way, and `Streams.LINGER` after the last output.
 """
 
 import os
 import signal as signal_numbers
 import socket
+from typing import NoReturn
 
 from leafshim import loop as loops
+from leafshim import sleeper, snapshot
 from leafshim.bundle import Bundle
 from leafshim.container import Container
 from leafshim.keeper import Keeper
-from leafshim.kernel import process, signals
+from leafshim.kernel import fdpass, pidfd
 from leafshim.loop import Loop
 from leafshim.service import Service
+from leafshim.sleeper import Sleeper
 from leafshim.ttrpc.server import Server
 from leafshim.ttrpc.service import MethodTable
 
-_SIGNALS = frozenset({signal_numbers.SIGCHLD, signal_numbers.SIGTERM, signal_numbers.SIGINT, signal_numbers.SIGHUP})
+SIGNALS = frozenset({signal_numbers.SIGCHLD, signal_numbers.SIGTERM, signal_numbers.SIGINT, signal_numbers.SIGHUP})
+"""What a shim's signalfd takes: children, and what it drops."""
 
 
 class Shim:
@@ -33,32 +37,96 @@ class Shim:
         self.keeper = Keeper(self.loop)
         self.container = Container(self.loop, self.keeper)
         self.methods = MethodTable(Service(self.loop, self.container).handlers())
+        self._boot_id = pidfd.boot_id()
+        self._taken_in = 0
 
-    def run(self, container_id: str, bundle: Bundle, listener: socket.socket, nursery: socket.socket | None) -> None:
-        """Serve one container on `listener`, until Shutdown. Owns both sockets."""
+    def live(self, container_id: str, bundle: Bundle, listener: int, nursery: int, arrivals: int) -> None:
+        """Serve one container, until Shutdown.
+
+        `listener`, `nursery` (-1: none) and `arrivals`, a signalfd of `SIGNALS`, are descriptors.
+        """
         os.setsid()
-        process.set_name("leafd-shim")
-        process.set_child_subreaper(True)
-        self.keeper.connect(nursery)
-        self.container.begin(container_id, bundle)
-        server = Server(self.loop, listener, self.methods, authorized, self._note_defect)
-        arrivals = signals.signalfd(_SIGNALS)
-        self.loop.add(arrivals, loops.READ, lambda _mask: self._reap(arrivals))
-        self.loop.run()
-        server.close()
-        self.keeper.close()
+        _set_name(b"leafd-shim")
+        rest = Sleeper(listener, arrivals)
+        crashes = 0
+        going_on = True
+        while going_on:
+            if crashes in (0, sleeper.CRASHES):
+                rest.sleep()
+                crashes = 0
+            line, workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            worker = os.fork()
+            if worker == 0:
+                line.close()
+                self._work(container_id, bundle, rest, nursery, workers_end)
+            workers_end.close()
+            line.setblocking(False)
+            going_on = rest.supervise(worker, line)
+            line.close()
+            crashes = crashes + 1 if rest.crashed else 0
 
-    def _reap(self, arrivals: int) -> None:
-        """One SIGCHLD can stand for many children (signals do not queue): reap until there is none."""
-        signals.drain(arrivals)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self.container.reaped(pid, status)
+    def _work(self, container_id: str, bundle: Bundle, rest: Sleeper, nursery: int, line: socket.socket) -> NoReturn:
+        """A worker's life."""
+        status = 1
+        try:
+            _set_name(b"leafd-worker")
+            shim = os.getppid()
+            self.container.begin(container_id, bundle, (shim, pidfd.start_time(shim)), self._boot_id)
+            self.keeper.connect(socket.socket(fileno=nursery) if nursery >= 0 else None)
+            server = Server(self.loop, socket.socket(fileno=rest.listener), self.methods, authorized, self._note_defect)
+            line.setblocking(False)
+            self.loop.add(line.fileno(), loops.READ, lambda _mask: self._hear(line))
+            if rest.snapshot:
+                snapshot.restore(self.container, self.loop, rest.snapshot, rest.descriptors)
+            self.container.on_change = lambda: self._hand_over(line, sleeper.GOING_ON)
+            for pid, wait_status in rest.reaped:
+                self._reaped(pid, wait_status)
+            # What woke us is taken up in the first round, which does not wait; only then may we rest.
+            self.loop.call_later(0, lambda: self._rest_when_idle(server))
+            self.loop.run()
+            self._hand_over(line, sleeper.DONE if self.container.finished else sleeper.RESTING)
+            status = 0
+        except Exception as error:
+            self._note_defect(error)
+        finally:
+            os._exit(status)
+
+    def _rest_when_idle(self, server: Server) -> None:
+        """Before each wait from now on: is there anything to wait for that the sleeper cannot wait for as well?"""
+
+        def rest() -> None:
+            if not server.links and self.container.at_rest:
+                self.loop.stop()
+
+        self.loop.before_wait = rest
+
+    def _hear(self, line: socket.socket) -> None:
+        """What the sleeper reaped. Without a sleeper the container has lost its shim, and we are nobody."""
+        try:
+            packet = line.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            os._exit(1)
+        pid, wait_status = packet.split()
+        self._reaped(int(pid), int(wait_status))
+
+    def _reaped(self, pid: int, wait_status: int) -> None:
+        self.container.reaped(pid, wait_status)
+        self._taken_in += 1
+
+    def _hand_over(self, line: socket.socket, verdict: int) -> None:
+        """Give the sleeper what is known now."""
+        content, descriptors, masks = snapshot.NOTHING
+        if self.container.init is not None and not self.container.finished:
+            content, descriptors, masks = snapshot.take(self.container)
+        header = sleeper.HEADER.pack(self._taken_in, self.container.deadline, verdict, len(masks))
+        line.setblocking(True)
+        fdpass.send(line, header + masks + content, descriptors)
+        line.setblocking(False)
+        self._taken_in = 0
 
     def _note_defect(self, error: BaseException) -> None:
         """A bug of ours must not end the shim, and must not vanish either."""
@@ -71,3 +139,10 @@ class Shim:
 def authorized(pid: int, uid: int, gid: int) -> bool:
     """Root, and whoever the shim runs as, may control it (SO_PEERCRED, unix(7))."""
     return uid in (0, os.geteuid())
+
+
+def _set_name(name: bytes) -> None:
+    """The name in /proc/PID/comm. (prctl through ctypes would write a hundred pages of the sleeper's.)"""
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, name)
+    os.close(fd)

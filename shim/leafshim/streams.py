@@ -21,21 +21,25 @@ import fcntl
 import os
 import struct
 import termios
+import time
+from collections.abc import Callable
 
 from leafshim import loop as loops
 from leafshim.api.shim import AttachInput, AttachOutput, Exit
 from leafshim.errors import InputError, KernelError, ResourceExhausted
 from leafshim.logs import LogWriter
-from leafshim.loop import Loop
+from leafshim.loop import Loop, Timer
 from leafshim.ttrpc.server import Call
 
 NULL = ""
 LOG = "log:"
 ATTACH = "attach:"
+OUTPUT = ("stdout", "stderr", "console")
 
 CHUNK = 64 << 10
 HIGH_WATER = 1 << 20
 INPUT_LIMIT = 4 << 20
+LINGER = 5.0  # seconds without output after which a stream is at rest
 PIPE_MAX = 1 << 20  # /proc/sys/fs/pipe-max-size: what a workload can make of our pipe (pipe(7))
 
 
@@ -73,13 +77,18 @@ class Attachment:
 
 
 class Streams:
-    """The streams of one process. Owns every descriptor in it. `log` is needed where a stream goes to "log:"."""
+    """The streams of one process. Owns every descriptor in it. `log` is needed where a stream goes to "log:".
+
+    `on_stdin_closed` is called when our end of standard input is closed: whoever has a copy must close it too, or the
+    process never reads an end of file.
+    """
 
     def __init__(self, loop: Loop, stdin: str, stdout: str, stderr: str, terminal: bool, log: LogWriter) -> None:
         for name, target in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if target not in ((NULL, ATTACH) if name == "stdin" else (NULL, LOG, ATTACH)):
                 raise InputError(f"{name}: {target!r} is not a place that this shim can connect it to")
         self.terminal = terminal
+        self.targets = (stdin, stdout, stderr)
         self._loop = loop
         self._log = log
         self._targets = {"stdout": stdout, "stderr": stderr}
@@ -92,15 +101,19 @@ class Streams:
         self._writing = False
         self._stdin = -1
         self._started = False
+        self._last_output = 0.0
+        self._linger: Timer | None = None
         self._size: tuple[int, int] | None = None
         self._ended: Exit | None = None
+        self.on_stdin_closed: Callable[[], None] = lambda: None
         self._child: list[int] = []
-        if not terminal:
-            self._make_pipes(stdin == ATTACH)
 
-    def _make_pipes(self, with_stdin: bool) -> None:
+    def make(self) -> None:
+        """Make the pipes of a process that is to be launched. Raises KernelError."""
+        if self.terminal:
+            return
         try:
-            if with_stdin:
+            if self.targets[0] == ATTACH:
                 reader, self._stdin = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(self._stdin, False)
             else:
@@ -125,9 +138,25 @@ class Streams:
     def descriptors(self) -> dict[str, int]:
         """Our ends by name, for the keeper: what a shim that takes over needs."""
         ends = dict(self._readers)
-        if self._stdin >= 0:
+        if self._stdin >= 0 and not self.terminal:
             ends["stdin"] = self._stdin
         return ends
+
+    @property
+    def at_rest(self) -> bool:
+        """No client, nothing queued, and no output for a while."""
+        return self._linger is None and not self._attachments and not self._input and not self._close_wanted
+
+    def _quiet(self) -> None:
+        """The time to linger is over, unless there was output meanwhile."""
+        self._linger = None
+        if self._readers:
+            self._stay_up()
+
+    def _stay_up(self) -> None:
+        until = self._last_output + LINGER
+        if self._linger is None and until > time.monotonic():
+            self._linger = self._loop.call_at(until, self._quiet)
 
     def start(self, console: int | None) -> None:
         """The process exists: let go of its ends, take its terminal, and begin to read."""
@@ -139,6 +168,15 @@ class Streams:
             self._readers["console"] = self._stdin = console
             if self._size is not None:
                 self.resize(*self._size)
+        self._begin()
+
+    def resume(self, ends: dict[str, int]) -> None:
+        """Go on with our ends of a process that runs, as `descriptors` gave them."""
+        self._readers = {name: fd for name, fd in ends.items() if name != "stdin"}
+        self._stdin = ends.get("console", ends.get("stdin", -1))
+        self._begin()
+
+    def _begin(self) -> None:
         self._started = True
         for name in self._readers:
             self._watch(name)
@@ -225,8 +263,11 @@ class Streams:
 
     def _close_input(self) -> None:
         self._set_writing(False)
+        self._close_wanted = False
         if self._stdin >= 0 and not self.terminal:
             os.close(self._stdin)
+            self._stdin = -1
+            self.on_stdin_closed()
         self._stdin = -1
 
     # Output.
@@ -278,6 +319,8 @@ class Streams:
         if not data:
             self._close_reader(name)
             return 0
+        self._last_output = time.monotonic()
+        self._stay_up()
         target = self._targets["stdout" if name == "console" else name]
         if target == LOG:
             self._log.write("stdout" if name == "console" else name, data)
@@ -315,6 +358,9 @@ class Streams:
 
     def close(self) -> None:
         """Close every descriptor. Closing twice is fine."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         self._close_input()
         for name in tuple(self._readers):
             self._close_reader(name)

@@ -21,9 +21,9 @@ from typing import NoReturn
 
 from leafshim.bundle import Bundle
 from leafshim.errors import KernelError
-from leafshim.kernel import fdpass
+from leafshim.kernel import fdpass, signals
 from leafshim.kernel.clone import CLONE_PARENT, clone3
-from leafshim.shim import Shim
+from leafshim.shim import SIGNALS, Shim
 
 PACKET_MAX = 8 << 10
 REFUSED = b"!"
@@ -31,6 +31,8 @@ REFUSED = b"!"
 
 def serve(line: socket.socket, shim: Shim) -> NoReturn:
     """Fork shims on request, each a copy of `shim`, until the nursery is gone."""
+    # One for all: who reads it gets its own signals, not those of whoever made it (signalfd(2)).
+    arrivals = signals.signalfd(SIGNALS)
     gc.collect()
     gc.freeze()
     while True:
@@ -44,24 +46,25 @@ def serve(line: socket.socket, shim: Shim) -> NoReturn:
             fdpass.send(line, b"%s%d %s" % (REFUSED, error.errno, error.syscall.encode()), [])
         else:
             if pid == 0:
-                _become(shim, request, listener, nursery)
+                _become(shim, request, listener, nursery, arrivals)
             fdpass.send(line, b"%d" % pid, [pidfd])
             os.close(pidfd)
         for fd in descriptors:
             os.close(fd)
 
 
-def _become(shim: Shim, request: bytes, listener: int, nursery: int) -> NoReturn:
+def _become(shim: Shim, request: bytes, listener: int, nursery: int, arrivals: int) -> NoReturn:
     """The rest of a child's life. The zygote's objects stay referenced by the frames below us, so none of them is
     ever finalized here and closes a descriptor number that has become ours."""
     status = 1
     try:
-        low, high = sorted((listener, nursery))
-        os.closerange(3, low)
-        os.closerange(low + 1, high)
-        os.closerange(high + 1, 1 << 30)
+        first = 3
+        for kept in sorted((listener, nursery, arrivals)):
+            os.closerange(first, kept)
+            first = kept + 1
+        os.closerange(first, 1 << 30)
         container_id, _, bundle = request.decode().partition("\0")
-        shim.run(container_id, Bundle(bundle), socket.socket(fileno=listener), socket.socket(fileno=nursery))
+        shim.live(container_id, Bundle(bundle), listener, nursery, arrivals)
         status = 0
     finally:
         os._exit(status)

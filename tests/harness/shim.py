@@ -12,7 +12,7 @@ from leafshim.api import shim, task
 from leafshim.api.wellknown import Any
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
-from leafshim.kernel import fdpass
+from leafshim.kernel import fdpass, signals
 from leafshim.ttrpc.client import Client, Stream
 
 ID = "web"
@@ -31,7 +31,8 @@ class Shim:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                shim_main.Shim().run(ID, self.bundle, listener, None)
+                arrivals = signals.signalfd(shim_main.SIGNALS)
+                shim_main.Shim().live(ID, self.bundle, listener.fileno(), -1, arrivals)
             finally:
                 os._exit(0)
         listener.close()

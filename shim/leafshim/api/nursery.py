@@ -31,9 +31,10 @@ class Take(_Message):
 
 
 class Forget(_Message):
-    """Close all descriptors of `id`."""
+    """Close the descriptors of `id` that have these names; without any, all."""
 
     id: str = pb.string(1)
+    names: list[str] = pb.repeated(pb.string(2))
 
 
 class Survey(_Message):

@@ -8,7 +8,7 @@
       execve: end of file ─────▶
       ── failed ───────────────▶            at any time instead; the child then exits
 
-A message is one packet: its kind, one byte, and for `failed` the error. (`born` is the launcher's, see launcher.py.)
+A message is one packet: its kind, one byte, and for `failed` the error.
 """
 
 import os
@@ -17,7 +17,6 @@ import struct
 
 from leafshim.errors import InternalError, KernelError, LeafError, from_status
 
-BORN = b"B"
 MAPS_WANTED = b"M"
 READY = b"R"
 FAILED = b"F"

@@ -123,14 +123,17 @@ class Child:
             raise KernelError.of(error, "release") from error
 
 
-def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None) -> Child:
+def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None, flags: int = 0) -> Child:
     """Start a child on the plan, born in the cgroup `leaf` (an absolute path), with these standard streams.
 
-    `stdio` is None for a plan with a terminal. Raises InputError, KernelError.
+    `stdio` is None for a plan with a terminal. `flags`: beside the plan's own, CLONE_PARENT for one.
+    Raises InputError, KernelError.
     """
+    if (stdio is None) != plan.terminal:
+        raise InputError("standard streams: needed without a terminal, and not with one")
     ours, theirs = handshake.pair()
     try:
-        pid, descriptor = clone(plan, leaf, theirs, stdio)
+        pid, descriptor = _clone(plan, leaf, theirs, stdio, flags | plan.clone_flags)
     except BaseException:
         ours.close()
         raise
@@ -140,16 +143,9 @@ def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None) -> Child
     return Child(pid, descriptor, ours, maps=plan.maps, waits=plan.waits)
 
 
-def clone(
-    plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int] | None, *, flags: int = 0
+def _clone(
+    plan: Plan, leaf: str, end: socket.socket, stdio: tuple[int, int, int] | None, flags: int
 ) -> tuple[int, int]:
-    """The clone itself: (pid, pidfd) of the child, which speaks at `end`. `flags`: beside those of the plan.
-
-    Raises InputError, KernelError.
-    """
-    if (stdio is None) != plan.terminal:
-        raise InputError("standard streams: needed without a terminal, and not with one")
-    flags |= plan.clone_flags
     try:
         return _clone_into(plan, leaf, end, stdio, flags)
     except KernelError as error:

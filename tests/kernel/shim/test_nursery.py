@@ -92,8 +92,8 @@ def test_a_shim_has_nothing_of_the_nursery(home: Nursery) -> None:
         targets = [
             os.readlink(f"/proc/{reply.pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{reply.pid}/fd")
         ]
-    # Standard streams; listener, line to the nursery, this client; epoll and signalfd.
-    assert sorted(targets[3:]) == ["anon_inode", "anon_inode", "socket", "socket", "socket"]
+    # Standard streams; listener, line to the nursery, line to the worker; signalfd.
+    assert sorted(targets[3:]) == ["anon_inode", "socket", "socket", "socket"]
 
 
 def test_the_interpreter_of_a_shim_is_a_sealed_copy(home: Nursery) -> None:

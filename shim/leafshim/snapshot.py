@@ -1,0 +1,133 @@
+"""What a worker knows of its container, as bytes and descriptors: handed to the sleeper, taken up by the next worker.
+
+It never leaves the shim's own processes, so it has no version of its own. What cannot be put into it (a launch under
+way, a client that is attached) keeps the worker up: see `Container.at_rest`.
+"""
+
+import select
+from typing import TypedDict, cast
+
+import msgpack
+
+from leafshim.api.shim import CreateOptions, Event, Exit
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.container import Container
+from leafshim.loop import Loop
+from leafshim.process import Process
+from leafshim.streams import OUTPUT, Streams
+
+NOTHING: tuple[bytes, list[int], bytes] = (b"", [], b"")
+"""What is taken where there is no container."""
+
+
+class _Process(TypedDict):
+    exec_id: str
+    args: list[str]
+    leaf: str
+    stage: str
+    pid: int
+    start_time: int
+    started_at: int
+    requested_signal: int
+    exit: bytes | None
+    targets: list[str]
+    terminal: bool
+
+
+class _Container(TypedDict):
+    names: list[str]
+    state: str
+    created_at: int
+    options: bytes
+    events: list[bytes]
+    last: int
+    cgroup: str
+    paused: bool
+    limitation: str
+    oom_seen: int
+    deadline: float
+    deleted: bool
+    init: _Process
+    execs: list[_Process]
+
+
+def take(container: Container) -> tuple[bytes, list[int], bytes]:
+    """The snapshot of a container whose init exists, its descriptors, which stay the container's, and for each of them
+    the poll(2) events that a worker is needed for."""
+    init = container.init
+    assert init is not None
+    assert container.cgroup is not None
+    named = init.streams.descriptors()
+    if init.pidfd >= 0:
+        named["init"] = init.pidfd
+    content: _Container = {
+        "names": list(named),
+        "state": container.state,
+        "created_at": container.created_at,
+        "options": container.options.encode(),
+        "events": [event.encode() for event in container.events.kept],
+        "last": container.events.last,
+        "cgroup": container.cgroup.path,
+        "paused": container.paused,
+        "limitation": container.limitation,
+        "oom_seen": container.oom_seen,
+        "deadline": container.deadline,
+        "deleted": container.deleted,
+        "init": _pack(init),
+        "execs": [_pack(added) for added in container.execs.values() if added.told],
+    }
+    masks = bytes(select.POLLIN if name in OUTPUT else 0 for name in named)
+    return cast("bytes", msgpack.packb(content)), list(named.values()), masks
+
+
+def restore(container: Container, loop: Loop, snapshot: bytes, descriptors: list[int]) -> None:
+    """Make an empty container the one of the snapshot. It owns the descriptors from here on."""
+    content = cast("_Container", msgpack.unpackb(snapshot))
+    named = dict(zip(content["names"], descriptors, strict=True))
+    container.configure(CreateOptions.decode(content["options"]))
+    container.state = content["state"]
+    container.created_at = content["created_at"]
+    container.events.kept = [Event.decode(event) for event in content["events"]]
+    container.events.last = content["last"]
+    container.limitation = content["limitation"]
+    container.oom_seen = content["oom_seen"]
+    container.deleted = content["deleted"]
+    init = _unpack(content["init"], container, loop)
+    init.pidfd = named.pop("init", -1)
+    container.adopt_init(init)
+    container.execs = {packed["exec_id"]: _unpack(packed, container, loop) for packed in content["execs"]}
+    if not init.told:
+        init.streams.resume(named)
+    if not container.deleted and Cgroup(content["cgroup"]).exists():
+        container.watch(Cgroup(content["cgroup"]), paused=content["paused"])
+    if content["deadline"]:
+        container.limit_time(content["deadline"])
+
+
+def _pack(process: Process) -> _Process:
+    return {
+        "exec_id": process.exec_id,
+        "args": list(process.args),
+        "leaf": process.leaf,
+        "stage": process.stage,
+        "pid": process.pid,
+        "start_time": process.start_time,
+        "started_at": process.started_at,
+        "requested_signal": process.requested_signal,
+        "exit": process.exit.encode() if process.exit is not None else None,
+        "targets": list(process.streams.targets),
+        "terminal": process.streams.terminal,
+    }
+
+
+def _unpack(packed: _Process, container: Container, loop: Loop) -> Process:
+    stdin, stdout, stderr = packed["targets"]
+    process = Process(loop, packed["exec_id"], Streams(loop, stdin, stdout, stderr, packed["terminal"], container.log))
+    process.args, process.leaf = tuple(packed["args"]), packed["leaf"]
+    process.stage, process.pid, process.start_time = packed["stage"], packed["pid"], packed["start_time"]
+    process.started_at, process.requested_signal = packed["started_at"], packed["requested_signal"]
+    if packed["exit"] is not None:
+        process.exit = Exit.decode(packed["exit"])
+        process.told = True
+        process.streams.end(process.exit)
+    return process
