@@ -17,6 +17,7 @@ from leafshim import loop as loops
 from leafshim import sleeper, snapshot
 from leafshim.bundle import Bundle
 from leafshim.container import Container
+from leafshim.errors import KernelError
 from leafshim.keeper import Keeper
 from leafshim.kernel import fdpass, pidfd
 from leafshim.loop import Loop
@@ -124,7 +125,10 @@ class Shim:
             content, descriptors, masks = snapshot.take(self.container)
         header = sleeper.HEADER.pack(self._taken_in, self.container.deadline, verdict, len(masks))
         line.setblocking(True)
-        fdpass.send(line, header + masks + content, descriptors)
+        try:
+            fdpass.send(line, header + masks + content, descriptors)
+        except KernelError:
+            os._exit(1)  # without a sleeper, as in `_hear`
         line.setblocking(False)
         self._taken_in = 0
 

@@ -19,6 +19,7 @@ def main() -> None:
     _rootfs(directory / "rootfs")
     document = json.loads((directory / "config.json").read_text())
     document["root"] = {"path": "rootfs"}
+    document["ociVersion"] = "1.0.2"  # what Debian's crun knows
     for line in sys.stdin:
         what, runtime, container = line.split()
         document["linux"]["cgroupsPath"] = f"/{container}"
