@@ -19,6 +19,7 @@ from leafshim import exits, state
 from leafshim import process as processes
 from leafshim.api.shim import CreateOptions, Exit
 from leafshim.api.task import CreateTaskRequest, ExecProcessRequest
+from leafshim.bell import ring
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.checkpoint import Checkpoint
@@ -69,6 +70,8 @@ class Container:
         """This process works for the shim of `container_id`; `shim` is the shim's pid and start time."""
         self.id, self.bundle = container_id, bundle
         self._shim, self._boot_id = shim, boot_id
+        self.events.persist = self._save
+        self.events.ring = self._ring
 
     # Create and start.
 
@@ -92,14 +95,14 @@ class Container:
                 init.release(running, undo)
                 return
             self._move(state.ISOLATING)
-            self.events.publish("create", pid=init.pid)
+            self.events.publish("create", pid=init.pid, expected=True)
             done()
 
         def running() -> None:
-            self.state = state.move(self.state, state.ISOLATING)
-            self._move(state.RUNNING)
-            self.events.publish("create", pid=init.pid)
+            self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
+            self.events.publish("create", pid=init.pid, expected=True)
             self._started(init)
+            self._tell_change()
             done()
 
         def undo(error: LeafError) -> None:
@@ -164,14 +167,13 @@ class Container:
         self._move(state.RUNNING)
 
         def executed() -> None:
-            self._save()
             self._started(init)
             done()
 
         init.release(executed, failed)
 
     def _started(self, init: Process) -> None:
-        self.events.publish("start", pid=init.pid)
+        self.events.publish("start", pid=init.pid, expected=True)
         if self.options.timeout:
             self.limit_time(time.monotonic() + self.options.timeout / 1e9)
 
@@ -413,6 +415,10 @@ class Container:
         if self.cgroup is None:
             raise NotFound(f"container {self.id} has no cgroup")
         return Cgroup(os.path.join(self.cgroup.path, "leaf"))
+
+    def _ring(self) -> None:
+        if self.options.supervisor:
+            ring(self.options.supervisor, self.id)
 
     def _move(self, wanted: str) -> None:
         self.state = state.move(self.state, wanted)

@@ -29,23 +29,28 @@ class _Listener:
 class Events:
     """The events of one container; `first` is the number of the first one to come.
 
-    `kept`: those not acknowledged. `ring()` is called for each event that nobody listens to.
+    `kept`: those not acknowledged. `persist()` is called with each event before it is told, `ring()` after it when
+    nobody listens.
     """
 
     def __init__(self, first: int = 1) -> None:
         self.last = max(first, 1) - 1
         self.kept: list[Event] = []
+        self.persist: Callable[[], None] = lambda: None
         self.ring: Callable[[], None] = lambda: None
         self._listeners: list[_Listener] = []
 
-    def publish(self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None) -> Event:
-        """Number an event, keep it, and tell the listeners."""
+    def publish(
+        self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None, expected: bool = False
+    ) -> Event:
+        """Number an event, keep it, and tell the listeners. `expected`: whoever caused it collects it anyway."""
         self.last += 1
         event = Event(sequence=self.last, timestamp=time.time_ns(), type=kind, exec_id=exec_id, pid=pid, exit=end)
         self.kept.append(event)
+        self.persist()
         for listener in list(self._listeners):
             self._feed(listener)
-        if not self._listeners:
+        if not self._listeners and not expected:
             self.ring()
         return event
 

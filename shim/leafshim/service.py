@@ -65,6 +65,7 @@ class Service:
         table: dict[Method[Any, Any], Handler] = {
             shim.INFO: self.info,
             shim.EVENTS: self.events,
+            shim.COLLECT: self.collect,
             shim.ACKNOWLEDGE: self.acknowledge,
             shim.ATTACH: self.attach,
         }
@@ -239,6 +240,12 @@ class Service:
     def events(self, request: shim.EventsRequest, call: Call[shim.EventsRequest, shim.Event]) -> None:
         """Every kept event after `after`, and those to come."""
         self._container.events.listen(call, request.after)
+
+    def collect(
+        self, request: shim.EventsRequest, call: Call[shim.EventsRequest, shim.CollectResponse]
+    ) -> shim.CollectResponse:
+        """What is kept after `after`; the rest is safe elsewhere."""
+        return shim.CollectResponse(events=self._container.events.collect(request.after))
 
     def acknowledge(
         self, request: shim.AcknowledgeRequest, call: Call[shim.AcknowledgeRequest, shim.AcknowledgeResponse]

@@ -38,8 +38,6 @@ class Config:
     """For a shim to make a container, mounts included."""
     delete_deadline: float = 15.0
     """For a shim to delete a container: it drains its output first, and waits for its cgroups to empty."""
-    probe_deadline: float = 0.5
-    """For a shim to say how it is, when a list is asked for; past it the container is shown as UNKNOWN."""
     recovery_budget: float = 2.0
     """For all containers together, after which the socket is served and those still silent are shown as UNKNOWN."""
     stop_grace: float = 10.0

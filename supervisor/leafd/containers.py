@@ -15,7 +15,7 @@ from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.life import Life
 from leafd.recovery import Action
-from leafd.shims import SIGKILL, ShimClient, kill_proven
+from leafd.shims import SIGKILL, ShimClient, is_stopped, kill_proven
 from leafd.store import Record
 from leafd.unattended import Unattended
 from leafshim.api import containers as api
@@ -115,21 +115,15 @@ class Container:
         if not await life.settles(config.reap_deadline):
             raise DeadlineExceeded(f"{entry.id}: does not end: {cgroup.holders()}")
 
-    async def probe(self) -> None:
-        """Ask its shim how it is, for at most the configured time."""
+    def probe(self) -> None:
+        """See whether its shim could answer, without waking it."""
         life = self.life
         if life.shim is None:
             return
-        try:
-            info = await life.shim.info(self.environment.config.probe_deadline)
-        except DeadlineExceeded:
+        if is_stopped(self.record.shim_pid):
             life.action, life.problem = Action.WAIT, "its shim does not answer"
-        except LeafError:
-            return  # the connection broke: its life looks into that
-        else:
-            life.paused = info.paused
-            if life.silent:
-                life.action, life.problem = Action.RECONNECT, ""
+        elif life.silent:
+            life.action, life.problem = Action.RECONNECT, ""
 
     def describe(self) -> api.Container:
         """What a client gets to see."""

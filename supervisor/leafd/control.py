@@ -19,7 +19,7 @@ from leafd.tail import tail
 from leafshim import __version__
 from leafshim.api import containers as api
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import ResourceExhausted
+from leafshim.errors import NotFound, ResourceExhausted
 from leafshim.state import STOPPED
 from leafshim.ttrpc.aio import AsyncCall, AsyncHandler
 from leafshim.ttrpc.service import Method
@@ -51,6 +51,7 @@ class Control:
             api.REMOVE: self.remove,
             api.EVENTS: self.events,
             api.LOGS: self.logs,
+            api.NOTIFY: self.notify,
             api.RECOVER: self.recover,
         }
 
@@ -83,13 +84,14 @@ class Control:
     async def list(self, request: api.ListRequest, call: "Call") -> api.ListResponse:
         """All containers, by id; those whose shim does not answer now are UNKNOWN."""
         containers = self.table.all()
-        await asyncio.gather(*(each.probe() for each in containers))
+        for each in containers:
+            each.probe()
         return api.ListResponse(containers=[each.describe() for each in containers])
 
     async def inspect(self, request: api.ContainerRequest, call: "Call") -> api.Container:
         """One container."""
         container = self.table.find(request.id)
-        await container.probe()
+        container.probe()
         return container.describe()
 
     async def wait(self, request: api.ContainerRequest, call: "Call") -> api.Container:
@@ -154,6 +156,14 @@ class Control:
         finally:
             self._followers -= 1
 
+    async def notify(self, request: api.ContainerRequest, call: "Call") -> api.Empty:
+        """A shim has something to tell. One that we do not know yet, or any more, is looked at when its turn comes."""
+        try:
+            self.table.find(request.id).life.nudge()
+        except NotFound:
+            pass
+        return api.Empty()
+
     async def recover(self, request: api.Empty, call: "Call") -> api.RecoverResponse:
         """Look at everything again."""
         return await look_again(self.environment, self.table, self.table.all())
@@ -173,7 +183,8 @@ async def look_again(environment: Environment, table: Table, containers: list[Co
     for each in containers:
         each.life.look_again()
     await recovered(environment, containers)
-    await asyncio.gather(*(each.probe() for each in containers))
+    for each in containers:
+        each.probe()
     orphans = await reap(environment, table)
     actions = [
         each.life.action for each in containers if each.record.state != STOPPED or not each.life.settled.is_set()

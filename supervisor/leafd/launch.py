@@ -57,6 +57,8 @@ class Launch:
         self.record = record
         self.shim = shim_client
         self.bundle = environment.store.bundle(record.id)
+        self.at_once = False
+        """Create goes on to Start by itself: one call instead of two."""
         self._pidfd = -1
 
     async def run(self, document: bytes, first: str, last: str) -> None:
@@ -64,6 +66,7 @@ class Launch:
 
         Raises what a step raises; what was made until then is for `undo`.
         """
+        self.at_once = first in (PROVISIONING, PREPARING) and last == RUNNING
         try:
             for step in STEPS[_ORDER[first] : _ORDER[last] + 1]:
                 if step.state != PROVISIONING:
@@ -141,7 +144,8 @@ async def _fork_shim(launch: Launch, document: bytes) -> None:
         spawned = await spawning
     record.shim_pid, record.shim_start_time = spawned.pid, spawned.start_time
     try:
-        launch.shim = await ShimClient.connect(record.id, launch.bundle.socket, environment.config)
+        launch.shim = ShimClient(record.id, launch.bundle.socket, environment.config)
+        await launch.shim.hold()
     finally:
         launch.guard(spawned.pidfd)
 
@@ -175,6 +179,8 @@ async def _create_task(launch: Launch, document: bytes) -> None:
             timeout=record.timeout,
             first_sequence=record.sequence + 1,
             log_max_size=environment.config.log_size,
+            start=launch.at_once,
+            supervisor=environment.config.listen,
         ),
     )
 
@@ -193,7 +199,8 @@ async def _start_task(launch: Launch, document: bytes) -> None:
     assert launch.shim is not None
     launch.record.started_at = time_ns()
     launch.checkpoint()
-    await launch.shim.start()
+    if not launch.at_once:
+        await launch.shim.start()
 
 
 async def _nothing(launch: Launch) -> None:

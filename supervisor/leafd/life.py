@@ -24,7 +24,7 @@ from leafd.store import Record
 from leafd.unattended import Unattended, open_proven
 from leafshim import exits
 from leafshim.api import shim as api
-from leafshim.errors import LeafError, PeerError
+from leafshim.errors import LeafError, PeerError, Unavailable
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
 
 log = logging.getLogger("leafd")
@@ -65,6 +65,8 @@ class Life:
         self.shim: ShimClient | None = None
         self.unattended: Unattended | None = None
         self._nudge = asyncio.Event()
+        self._behind = True
+        """Its shim may have events that the journal lacks."""
         self._task: asyncio.Task[None] | None = None
         self._info: api.InfoResponse | None = None
         self._init = -1
@@ -78,6 +80,8 @@ class Life:
     def begin(self, shim: ShimClient | None = None) -> None:
         """Start the task: with the shim of a launch, or with a look at what is there."""
         self.shim = shim
+        if shim is not None:
+            self.looked.set()
         if self.record.stopping:
             self.stopping.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -156,23 +160,35 @@ class Life:
         return False
 
     async def _follow(self, shim: ShimClient) -> None:
-        """Take its events until it has ended, or the connection has."""
-        told = self.environment.journal.told(self.record.id)
+        """Take its events whenever there are some, until it has ended, or its shim has."""
+        journal, entry = self.environment.journal, self.record
         try:
-            info, self._info = self._info or await shim.info(), None
-            self._absorb(info)
-            if info.exit is not None and info.last_sequence <= told:  # it has nothing more to tell
-                return await self._finish(info.exit)
-            async for event in shim.events(told):
-                await self._take(event, shim)
-                if self.record.state == STOPPED:
-                    return None
+            shim.watch(entry.shim_pid, entry.shim_start_time, self.nudge)
+            info, self._info = self._info, None
+            if info is not None:
+                self._absorb(info)
+            while True:
+                self._nudge.clear()
+                if shim.gone:
+                    raise Unavailable(f"{entry.id}: its shim is gone")
+                if self._behind:
+                    await shim.hold()
+                    while events := await shim.collect(journal.told(entry.id)):
+                        for event in events:
+                            await self._take(event)
+                            if entry.state == STOPPED:
+                                return None
+                    if info is not None and info.exit is not None:  # all of it is in the journal already
+                        return await self._finish(info.exit)
+                    shim.rest()
+                self._behind = True  # whatever wakes us: it has something to tell
+                await self._nudge.wait()
         except PeerError as error:
-            log.info("%s: %s", self.record.id, error)
+            log.info("%s: %s", entry.id, error)
             self._disconnect()
 
-    async def _take(self, event: api.Event, shim: ShimClient) -> None:
-        """One event of its shim: into the journal first; then the shim may forget it."""
+    async def _take(self, event: api.Event) -> None:
+        """One event of its shim: into the journal first; the next Collect says that the shim may forget it."""
         self.environment.journal.append(
             event.type,
             self.record.id,
@@ -186,10 +202,10 @@ class Life:
         match event.type:
             case "exit":
                 await self._finish(event.exit or exits.describe(None))
-                return
             case "paused" | "resumed":
                 self.paused = event.type == "paused"
-        await shim.acknowledge(event.sequence)
+            case "start":
+                self.record.started_at = self.record.started_at or event.timestamp
 
     async def _finish(self, end: api.Exit) -> None:
         """Its exit is in the journal: make that safe, take away what is left, and be STOPPED."""
@@ -208,7 +224,7 @@ class Life:
         """Whatever is left of its processes, cgroups and shim; what is gone already is as good."""
         environment, entry = self.environment, self.record
         if self.shim is not None:
-            await _quietly(entry.id, self.shim.acknowledge(entry.sequence))
+            await _quietly(entry.id, self.shim.collect(entry.sequence))
             await _quietly(entry.id, self.shim.delete())
         self.problem = await _quietly(entry.id, remove_cgroup(entry.cgroup, environment.config.reap_deadline))
         await _quietly(entry.id, environment.nursery.forget(entry.id))
@@ -224,7 +240,7 @@ class Life:
         entry = self.record
         sight = await recovery.look(entry, self.environment, self.environment.config.recovery_budget)
         self.action = recovery.decide(sight.facts)
-        self.shim, self._info = sight.shim, sight.info
+        self.shim, self._info, self._behind = sight.shim, sight.info, sight.behind
         if sight.facts.shim is Shim.GONE and sight.facts.same_boot and entry.state in (ISOLATING, RUNNING):
             self.environment.journal.append("shim-lost", entry.id, pid=entry.shim_pid)
         match self.action:
@@ -235,6 +251,7 @@ class Life:
                     await self.environment.nursery.forget(entry.id)
             case Action.RECONNECT:
                 self.problem = ""
+                self._learn(sight.pid, sight.pid_start_time)
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
                     await _quietly(entry.id, self.shim.start())
             case Action.ADOPT:
@@ -316,7 +333,7 @@ class Life:
             except LeafError as error:
                 await self._failed_restart(launch, str(error))
                 continue
-            self.shim = launch.shim
+            self.shim, self._behind = launch.shim, True
             self.environment.journal.append("restarted", entry.id, pid=entry.pid)
             if self.stopping.is_set() and self.shim is not None:  # it had not been there to get the signal
                 await _quietly(entry.id, self.shim.kill(SIGKILL, all_processes=True))
@@ -339,8 +356,13 @@ class Life:
         entry.started_at = entry.started_at or info.started_at
         if entry.state == PREPARING or (entry.state == ISOLATING and info.state == RUNNING):
             entry.state = ISOLATING if info.state == ISOLATING else RUNNING
-        if self._init < 0 and info.exit is None:
-            self._init = open_proven(info.pid, info.pid_start_time)
+        if info.exit is None:
+            self._learn(info.pid, info.pid_start_time)
+
+    def _learn(self, pid: int, start_time: int) -> None:
+        """Hold init's pidfd, if that is its init."""
+        if self._init < 0:
+            self._init = open_proven(pid, start_time)
 
     def _disconnect(self) -> None:
         if self.shim is not None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from leafd.journal import unpack
 from leafd.launch import Environment
-from leafd.shims import ShimClient, is_gone
+from leafd.shims import ShimClient, is_gone, is_stopped
 from leafd.store import Record
 from leafd.unattended import Unattended, choose_init, open_proven
 from leafshim import exits, record, state
@@ -119,27 +119,36 @@ def _without_shim(facts: Facts) -> Action:
 
 
 class Sight(NamedTuple):
-    """What was seen, and through what: a connection and its first answer where there is a shim that answers."""
+    """What was seen, and through what: a client, and its first answer where the shim was asked."""
 
     facts: Facts
     shim: ShimClient | None = None
     info: InfoResponse | None = None
+    pid: int = 0
+    pid_start_time: int = 0
+    """Of init, where the shim was not asked."""
+    behind: bool = True
+    """There may be events that the journal lacks."""
 
 
 async def look(entry: Record, environment: Environment, deadline: float) -> Sight:
-    """The facts of one container. Takes `deadline` seconds at most. The connection belongs to the caller."""
+    """The facts of one container. Takes `deadline` seconds at most. The client belongs to the caller."""
     facts = Facts(entry.state, Shim.GONE, start=entry.start, same_boot=entry.boot_id == environment.boot_id)
     if not facts.same_boot:
         return Sight(facts)
+    if is_stopped(entry.shim_pid) and not is_gone(entry.shim_pid, entry.shim_start_time):
+        return Sight(facts._replace(shim=Shim.SILENT))
     if not is_gone(entry.shim_pid, entry.shim_start_time):
-        client = None
+        client = ShimClient(entry.id, environment.store.bundle(entry.id).socket, environment.config)
+        sight = _asleep(entry, environment, facts, client)
+        if sight is not None:
+            return sight
         try:
-            client = await ShimClient.connect(entry.id, environment.store.bundle(entry.id).socket, environment.config)
+            await client.hold()
             info = await client.info(deadline)
             return Sight(facts._replace(shim=Shim.ANSWERS, init=info.state), client, info)
         except LeafError as error:
-            if client is not None:
-                client.close()
+            client.close()
             if not isinstance(error, Unavailable) or (
                 entry.shim_pid and not is_gone(entry.shim_pid, entry.shim_start_time)
             ):
@@ -148,6 +157,23 @@ async def look(entry: Record, environment: Environment, deadline: float) -> Sigh
     exists = cgroup.exists()
     ended = os.path.exists(environment.exit_path(entry.id))
     return Sight(facts._replace(exit=ended, cgroup=exists, populated=exists and cgroup.populated()))
+
+
+def _asleep(entry: Record, environment: Environment, facts: Facts, client: ShimClient) -> Sight | None:
+    """What is seen of a shim that runs its container and has nothing to tell, without waking it.
+
+    Its checkpoint says all that it would say: that it is in charge, that init runs, and the number of its last event.
+    """
+    known = _checkpoint(entry, environment)
+    in_charge = (known.get("shim_pid"), known.get("shim_start_time")) == (entry.shim_pid, entry.shim_start_time)
+    pid, start_time = known.get("pid"), known.get("pid_start_time")
+    if entry.state != state.RUNNING or known.get("state") != state.RUNNING or not in_charge:
+        return None
+    if not isinstance(pid, int) or not isinstance(start_time, int) or pid != entry.pid or is_gone(pid, start_time):
+        return None
+    behind = known.get("sequence") != environment.journal.told(entry.id)
+    facts = facts._replace(shim=Shim.ANSWERS, init=state.RUNNING)
+    return Sight(facts, client, pid=pid, pid_start_time=start_time, behind=behind)
 
 
 def rebuild(container_id: str, environment: Environment) -> Record:

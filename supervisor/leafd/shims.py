@@ -1,13 +1,17 @@
-"""The client of one shim: containerd's Task and leafd's Shim service over one connection, each call with a deadline.
+"""The client of one shim: containerd's Task and leafd's Shim service, each call with a deadline.
 
 Rules:
 1. Calls raise the error tree: what the shim reports as its class, a broken connection as Unavailable, silence as
    DeadlineExceeded. None of them says that the shim is dead; `is_gone` does.
-2. A connection is made once. When it ends the object is of no more use than to be closed.
+2. A shim that is connected to is awake, and costs memory. So there is a connection only while a call is under way, or
+   while it is held for several (`hold`, `rest`).
+3. A shim's end is seen on its pidfd (`watch`), with and without a connection.
 """
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from leafd.config import Config
 from leafd.unattended import open_proven
@@ -16,6 +20,7 @@ from leafshim.api.wellknown import Any
 from leafshim.errors import LeafError, NotFound, Unavailable
 from leafshim.kernel import fdpass, pidfd
 from leafshim.ttrpc.aio import AsyncClient
+from leafshim.ttrpc.service import Method, RequestT, ResponseT
 
 SIGKILL = 9
 _CONNECT_TIMEOUT = 0.01
@@ -23,28 +28,91 @@ _CONNECT_TIMEOUT = 0.01
 
 
 class ShimClient:
-    """Of one container. `connect` makes it; the owner closes it."""
+    """Of one container, whose shim listens at the socket `path`. The owner closes it. `gone`: its end was seen."""
 
-    def __init__(self, container_id: str, client: AsyncClient, config: Config) -> None:
+    def __init__(self, container_id: str, path: str, config: Config) -> None:
         self.id = container_id
-        self._client = client
+        self.gone = False
+        self._path = path
         self._deadline = config.call_deadline
         self._config = config
+        self._client: AsyncClient | None = None
+        self._users = 0
+        self._held = False
+        self._pidfd = -1
 
-    @classmethod
-    async def connect(cls, container_id: str, path: str, config: Config) -> "ShimClient":
-        """Connect to the socket `path`. Raises Unavailable when nobody listens, DeadlineExceeded when too many wait for
-        a shim that does not accept."""
-        connection = fdpass.connect(path, timeout=_CONNECT_TIMEOUT)
-        return cls(container_id, await AsyncClient.connect(connection), config)
+    async def hold(self) -> None:
+        """Connect, and stay connected until `rest`; holding twice is as good. Raises Unavailable when nobody listens,
+        DeadlineExceeded when too many wait for a shim that does not accept."""
+        if not self._held:
+            await self._connect()
+            self._held = True
+
+    def rest(self) -> None:
+        """Let the shim sleep, once no call is under way."""
+        if self._held:
+            self._held = False
+            self._disconnect()
+
+    def watch(self, pid: int, start_time: int, ended: Callable[[], None]) -> None:
+        """Have `ended()` called, with `gone` set, when this very process is no more. Raises Unavailable if it is."""
+        self._unwatch()
+        self._pidfd = open_proven(pid, start_time)
+        if self._pidfd < 0:
+            raise Unavailable(f"{self.id}: its shim is gone")
+
+        def readable() -> None:
+            self.gone = True
+            self._unwatch()
+            ended()
+
+        asyncio.get_running_loop().add_reader(self._pidfd, readable)
 
     def close(self) -> None:
-        """Close the connection; what is under way ends with Unavailable."""
-        self._client.close()
+        """Close the connection; what is under way ends with Unavailable. The shim is not watched any more."""
+        self._unwatch()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._users, self._held = 0, False
+
+    async def _connect(self) -> AsyncClient:
+        self._users += 1
+        try:
+            if self._client is None or self._client.closed:
+                self._client = await AsyncClient.connect(fdpass.connect(self._path, timeout=_CONNECT_TIMEOUT))
+        except BaseException:
+            self._users -= 1
+            raise
+        return self._client
+
+    def _disconnect(self) -> None:
+        self._users = max(0, self._users - 1)
+        if not self._users and self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncClient]:
+        client = await self._connect()
+        try:
+            yield client
+        finally:
+            self._disconnect()
+
+    async def _call(self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float) -> ResponseT:
+        async with self._session() as client:
+            return await client.call(method, request, timeout=timeout)
+
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     async def info(self, deadline: float | None = None) -> shim.InfoResponse:
         """All that the shim knows."""
-        return await self._client.call(shim.INFO, shim.InfoRequest(), timeout=deadline or self._deadline)
+        return await self._call(shim.INFO, shim.InfoRequest(), deadline or self._deadline)
 
     async def create(
         self, bundle: str, rootfs: Sequence[task.Mount], *, terminal: bool, stdin: bool, options: shim.CreateOptions
@@ -60,52 +128,44 @@ class ShimClient:
             stderr="" if terminal else "log:",
             options=Any.pack(options),
         )
-        response = await self._client.call(task.V3.create, request, timeout=self._config.launch_deadline)
+        response = await self._call(task.V3.create, request, self._config.launch_deadline)
         return response.pid
 
     async def start(self) -> None:
         """Let init go."""
-        await self._client.call(task.V3.start, task.StartRequest(id=self.id), timeout=self._deadline)
+        await self._call(task.V3.start, task.StartRequest(id=self.id), self._deadline)
 
     async def kill(self, signal: int, *, all_processes: bool = False) -> None:
         """Send a signal to init, or to every process. Raises NotFound when there is none."""
         request = task.KillRequest(id=self.id, signal=signal, all=all_processes)
-        await self._client.call(task.V3.kill, request, timeout=self._deadline)
+        await self._call(task.V3.kill, request, self._deadline)
 
     async def pause(self) -> None:
         """Freeze it."""
-        await self._client.call(task.V3.pause, task.PauseRequest(id=self.id), timeout=self._deadline)
+        await self._call(task.V3.pause, task.PauseRequest(id=self.id), self._deadline)
 
     async def resume(self) -> None:
         """Thaw it."""
-        await self._client.call(task.V3.resume, task.ResumeRequest(id=self.id), timeout=self._deadline)
+        await self._call(task.V3.resume, task.ResumeRequest(id=self.id), self._deadline)
 
     async def delete(self) -> None:
         """Have what is left of an ended container, its cgroups too, removed; gone already is as good."""
         try:
             request = task.DeleteRequest(id=self.id)
-            await self._client.call(task.V3.delete, request, timeout=self._config.delete_deadline)
+            await self._call(task.V3.delete, request, self._config.delete_deadline)
         except NotFound:
             return
 
     async def shutdown(self) -> None:
         """Have the shim end itself. It may be gone before it has answered."""
         try:
-            await self._client.call(task.V3.shutdown, task.ShutdownRequest(id=self.id), timeout=self._deadline)
+            await self._call(task.V3.shutdown, task.ShutdownRequest(id=self.id), self._deadline)
         except Unavailable:
             return
 
-    async def acknowledge(self, sequence: int) -> None:
-        """Events up to `sequence` are in the journal."""
-        request = shim.AcknowledgeRequest(sequence=sequence)
-        await self._client.call(shim.ACKNOWLEDGE, request, timeout=self._deadline)
-
-    async def events(self, after: int) -> AsyncIterator[shim.Event]:
-        """Events after number `after`, for ever. Raises Unavailable when the connection ends."""
-        async with self._client.stream(shim.EVENTS, shim.EventsRequest(after=after)) as events:
-            async for event in events:
-                yield event
-        raise Unavailable(f"{self.id}: the shim ended its events")
+    async def collect(self, after: int) -> list[shim.Event]:
+        """Events after number `after`; up to there they are in the journal, and the shim may forget them."""
+        return (await self._call(shim.COLLECT, shim.EventsRequest(after=after), self._deadline)).events
 
 
 def is_gone(pid: int, start_time: int) -> bool:
@@ -114,9 +174,15 @@ def is_gone(pid: int, start_time: int) -> bool:
     if not pid:
         return False
     try:
-        return pidfd.start_time(pid) != start_time or _is_zombie(pid)
+        # Dead and not yet reaped by its parent, it holds nothing any more.
+        return pidfd.start_time(pid) != start_time or _state(pid) in "ZX"
     except LeafError:
         return True
+
+
+def is_stopped(pid: int) -> bool:
+    """It would not answer, and is not dead: somebody stopped it, or traces it."""
+    return pid != 0 and _state(pid) in "Tt"
 
 
 def kill_proven(pid: int, start_time: int) -> None:
@@ -132,10 +198,10 @@ def kill_proven(pid: int, start_time: int) -> None:
         os.close(fd)
 
 
-def _is_zombie(pid: int) -> bool:
-    """Dead, and not yet reaped by its parent: it holds nothing any more (proc_pid_stat(5), field 3)."""
+def _state(pid: int) -> str:
+    """The letter of proc_pid_stat(5), field 3; X for what is not there."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+            return file.read().rpartition(b")")[2].split()[0].decode()
     except OSError:
-        return True
+        return "X"

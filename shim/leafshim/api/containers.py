@@ -151,4 +151,6 @@ REMOVE = Method(SERVICE, "Remove", RemoveRequest, Empty)
 EVENTS = Method(SERVICE, "Events", EventsRequest, Event, server_streaming=True)
 LOGS = Method(SERVICE, "Logs", LogsRequest, LogChunk, server_streaming=True)
 # Look at everything again, as after a restart.
+# What a shim says when it has events to collect.
+NOTIFY = Method(SERVICE, "Notify", ContainerRequest, Empty)
 RECOVER = Method(SERVICE, "Recover", Empty, RecoverResponse)

@@ -63,6 +63,7 @@ class CreateOptions(_Message):
     timeout: int = pb.uint64(3)  # nanoseconds after Start; then ended with cause "limitation"; 0 = none
     first_sequence: int = pb.uint64(4)  # number of the first event; 0 means 1
     log_max_size: int = pb.uint64(5)  # bytes; at this size the log moves to log.1, replacing it; 0 = the default
+    supervisor: str = pb.string(7)  # socket to ring at when there are events and nobody listens; empty: nowhere
     start: bool = pb.boolean(6)  # go on to RUNNING in one step; no Start follows, and a failure leaves nothing
 
 
@@ -77,6 +78,10 @@ class Event(_Message):
     exec_id: str = pb.string(4)
     pid: int = pb.uint32(5)
     exit: Exit | None = pb.message(Exit, 6)
+
+
+class CollectResponse(_Message):
+    events: list[Event] = pb.repeated(pb.message(Event, 1))
 
 
 class AcknowledgeRequest(_Message):
@@ -111,6 +116,8 @@ INFO = Method(SERVICE, "Info", InfoRequest, InfoResponse)
 # Every event after `after`, then the new ones as they happen. Ends only with the connection.
 EVENTS = Method(SERVICE, "Events", EventsRequest, Event, server_streaming=True)
 # Events up to and including `sequence` are safe elsewhere; the shim may forget them.
+# Acknowledge up to `after`, and take what there is beyond.
+COLLECT = Method(SERVICE, "Collect", EventsRequest, CollectResponse)
 ACKNOWLEDGE = Method(SERVICE, "Acknowledge", AcknowledgeRequest, AcknowledgeResponse)
 # The terminal or pipes of init or of an exec. The first message selects the process and gets an AttachOutput
 # without data as soon as the client is attached, also before Start; the rest is input. The stream ends with an
