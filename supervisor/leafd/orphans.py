@@ -17,6 +17,7 @@ from time import time_ns
 from leafd.containers import Table
 from leafd.journal import unpack
 from leafd.launch import Environment, remove_cgroup
+from leafd.shims import parent_of
 from leafd.unattended import signal_member
 from leafshim import exits, record
 from leafshim.bundle import id_of
@@ -68,8 +69,10 @@ def _reap_shims(environment: Environment, table: Table) -> int:
         return 0
     cgroup = Cgroup(environment.layout.shims)
     reaped = 0
-    for pid in set(cgroup.processes()) - {each.shim_pid for each in containers}:
-        if signal_member(cgroup, pid, _SIGKILL):
+    shims = {each.shim_pid for each in containers}
+    for pid in set(cgroup.processes()) - shims:
+        # A shim's worker is its child. One whose shim is dead ends by itself.
+        if parent_of(pid) not in shims and signal_member(cgroup, pid, _SIGKILL):
             environment.journal.append("orphan-reaped", pid=pid, message=f"shim {pid}")
             reaped += 1
     return reaped

@@ -198,10 +198,20 @@ def kill_proven(pid: int, start_time: int) -> None:
         os.close(fd)
 
 
+def parent_of(pid: int) -> int:
+    """The pid of its parent; 0 for what is not there."""
+    return int(_stat(pid)[1])
+
+
 def _state(pid: int) -> str:
-    """The letter of proc_pid_stat(5), field 3; X for what is not there."""
+    return _stat(pid)[0]
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State and parent, proc_pid_stat(5), fields 3 and 4; of what is not there ("X", "0")."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0].decode()
+            state, parent, *_ = file.read().rpartition(b")")[2].decode().split()
+            return state, parent
     except OSError:
-        return "X"
+        return "X", "0"
