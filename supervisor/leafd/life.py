@@ -21,7 +21,7 @@ from leafd.launch import Environment, Launch, remove_cgroup
 from leafd.recovery import Action, Shim
 from leafd.shims import SIGKILL, ShimClient, kill_proven
 from leafd.store import Record
-from leafd.unattended import Unattended, open_proven
+from leafd.unattended import Unattended
 from leafshim import exits
 from leafshim.api import shim as api
 from leafshim.errors import LeafError, PeerError, Unavailable
@@ -181,6 +181,8 @@ class Life:
                     if info is not None and info.exit is not None:  # all of it is in the journal already
                         return await self._finish(info.exit)
                     shim.rest()
+                if self._init < 0:
+                    self._init = recovery.open_init(entry, self.environment)
                 self._behind = True  # whatever wakes us: it has something to tell
                 await self._nudge.wait()
         except PeerError as error:
@@ -251,7 +253,6 @@ class Life:
                     await self.environment.nursery.forget(entry.id)
             case Action.RECONNECT:
                 self.problem = ""
-                self._learn(sight.pid, sight.pid_start_time)
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
                     await _quietly(entry.id, self.shim.start())
             case Action.ADOPT:
@@ -356,13 +357,6 @@ class Life:
         entry.started_at = entry.started_at or info.started_at
         if entry.state == PREPARING or (entry.state == ISOLATING and info.state == RUNNING):
             entry.state = ISOLATING if info.state == ISOLATING else RUNNING
-        if info.exit is None:
-            self._learn(info.pid, info.pid_start_time)
-
-    def _learn(self, pid: int, start_time: int) -> None:
-        """Hold init's pidfd, if that is its init."""
-        if self._init < 0:
-            self._init = open_proven(pid, start_time)
 
     def _disconnect(self) -> None:
         if self.shim is not None:

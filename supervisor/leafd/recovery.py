@@ -124,9 +124,6 @@ class Sight(NamedTuple):
     facts: Facts
     shim: ShimClient | None = None
     info: InfoResponse | None = None
-    pid: int = 0
-    pid_start_time: int = 0
-    """Of init, where the shim was not asked."""
     behind: bool = True
     """There may be events that the journal lacks."""
 
@@ -173,7 +170,7 @@ def _asleep(entry: Record, environment: Environment, facts: Facts, client: ShimC
         return None
     behind = known.get("sequence") != environment.journal.told(entry.id)
     facts = facts._replace(shim=Shim.ANSWERS, init=state.RUNNING)
-    return Sight(facts, client, pid=pid, pid_start_time=start_time, behind=behind)
+    return Sight(facts, client, behind=behind)
 
 
 def rebuild(container_id: str, environment: Environment) -> Record:
@@ -199,12 +196,16 @@ async def take_over(entry: Record, environment: Environment, init: int) -> Unatt
             init = choose_init(await environment.nursery.take(entry.id))
         except LeafError as error:
             log.warning("%s: %s", entry.id, error)
-    if init < 0:
-        known = _checkpoint(entry, environment)
-        started = known.get("pid_start_time")
-        if known.get("boot_id") == environment.boot_id and known.get("pid") == entry.pid and isinstance(started, int):
-            init = open_proven(entry.pid, started)
-    return Unattended(entry.id, entry.cgroup, init)
+    return Unattended(entry.id, entry.cgroup, init if init >= 0 else open_init(entry, environment))
+
+
+def open_init(entry: Record, environment: Environment) -> int:
+    """A pidfd of init, proven by what its shim noted of it; -1 where that cannot be."""
+    known = _checkpoint(entry, environment)
+    started = known.get("pid_start_time")
+    if known.get("boot_id") == environment.boot_id and known.get("pid") == entry.pid and isinstance(started, int):
+        return open_proven(entry.pid, started)
+    return -1
 
 
 async def find_exit(entry: Record, environment: Environment, unattended: Unattended | None) -> tuple[Exit, int]:
