@@ -1,4 +1,4 @@
-"""What comes before a clone: read the description, check it, plan, and make the cgroups.
+"""What comes before a clone: read the description, check it, plan, make the cgroups, and limit them.
 
 Rules:
 1. What can be refused is refused before anything was made.
@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
+from leafshim.cgroup import devices
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.cgroup.isolator import Isolator
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import AlreadyExists, InputError, KernelError
 from leafshim.launch.plan import Plan, plan_exec, plan_init
@@ -36,13 +38,18 @@ def order_init(bundle: Bundle, request: CreateTaskRequest, checkpoint: Checkpoin
     if not spec.linux.cgroups_path:
         raise InputError("linux.cgroupsPath: missing")
     plan = plan_init(spec, request.rootfs, bundle.rootfs, waits=waits)
-    cgroup = Cgroup(os.path.join(find_mount(), spec.linux.cgroups_path.lstrip("/")))
+    mount = find_mount()
+    cgroup = Cgroup(os.path.join(mount, spec.linux.cgroups_path.lstrip("/")))
+    isolator = Isolator(mount, cgroup)
+    limits = isolator.plan(spec.linux.resources.limits)
     if cgroup.exists():  # it must not fall to our undoing
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
     checkpoint._replace(cgroup=cgroup.path).write(bundle.checkpoint)
     leaf = cgroup.child("leaf")
     cgroup.create()
     leaf.create()
+    devices.prepare(cgroup, spec.linux.resources.devices)
+    isolator.prepare(limits)
     return Order(plan, leaf.path, spec.process.args)
 
 

@@ -21,12 +21,14 @@ A message on the line is one packet. To the worker: `pid status`. From the worke
 the snapshot.
 """
 
+import errno
 import os
 import select
 import socket
 import struct
 import time
 
+from leafshim.errors import KernelError
 from leafshim.kernel import fdpass, signals
 
 CRASHES = 3
@@ -110,7 +112,12 @@ class Sleeper:
 
     def _take(self, line: socket.socket) -> bool:
         """A snapshot in place of the one before; False at the end of the line."""
-        packet, descriptors = fdpass.receive(line, PACKET_MAX)
+        try:
+            packet, descriptors = fdpass.receive(line, PACKET_MAX)
+        except KernelError as error:
+            # A worker that ended without reading our last packet resets the line; what it sent is still there to be
+            # read (unix(7): the pending error is told first, and once).
+            return error.errno in (errno.ECONNRESET, errno.EAGAIN)
         if not packet:
             return False
         taken, self._deadline, self._verdict, count = HEADER.unpack_from(packet)

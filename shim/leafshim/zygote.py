@@ -17,6 +17,7 @@ Rules:
 import gc
 import os
 import socket
+import sys
 from typing import NoReturn
 
 from leafshim.bundle import Bundle
@@ -66,5 +67,7 @@ def _become(shim: Shim, request: bytes, listener: int, nursery: int, arrivals: i
         container_id, _, bundle = request.decode().partition("\0")
         shim.live(container_id, Bundle(bundle), listener, nursery, arrivals)
         status = 0
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)  # the nursery's log
     finally:
         os._exit(status)

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from leafd.describe import describe
@@ -26,6 +27,9 @@ class Shim:
     def __init__(self, directory: Path) -> None:
         self.bundle = Bundle(str(directory))
         os.mkdir(self.bundle.rootfs)
+        self._begin()
+
+    def _begin(self) -> None:
         self.cgroup = Cgroup(os.path.join(find_mount(), f"leafd-test-{os.getpid()}-{secrets.token_hex(4)}"))
         listener = fdpass.listen(self.bundle.socket)
         self.pid = os.fork()
@@ -48,6 +52,7 @@ class Shim:
         terminal: bool = False,
         stdin: str = "",
         options: shim.CreateOptions | None = None,
+        mounts: Sequence[dict[str, object]] = (),
         **changes: object,
     ) -> int:
         """Task.Create on the host's own files; the pid of init. `changes` replace top-level parts of `process`."""
@@ -56,6 +61,7 @@ class Shim:
         linux = document["linux"]
         assert isinstance(process, dict)
         assert isinstance(linux, dict)
+        document["mounts"] = [*document["mounts"], *mounts]  # type: ignore[misc]
         process |= changes
         linux["cgroupsPath"] = "/" + os.path.basename(self.cgroup.path)
         Path(self.bundle.config).write_text(json.dumps(document))
@@ -127,6 +133,13 @@ class Shim:
         stream.send(shim.AttachInput(exec_id=exec_id, stdin=stdin, lossless=lossless))
         assert next(iter(stream)) == shim.AttachOutput()
         return stream
+
+    def again(self) -> None:
+        """Another shim in the place of this one, whose container is deleted."""
+        self.client.call(task.V3.shutdown, task.ShutdownRequest(id=ID))
+        self.client.close()
+        os.waitpid(self.pid, 0)
+        self._begin()
 
     def close(self) -> None:
         """End the shim, then everything of the container."""

@@ -1,26 +1,34 @@
 """What a controller does for a container: the interface, and how controllers are enabled for one.
 
-A controller keeps no state of its own: everything is in the kernel's files, so that whoever comes next can go on. All
-methods take the container's non-leaf, where limits are written; its processes are in the leaf below. They are called in
-this order (Apache Mesos, "Using Mesos on systems with Cgroups2 enabled"):
+A controller keeps no state of its own: everything is in the kernel's files, so that whoever comes next can go on. Its
+limits are data: `settings` says what is to be written where, and one writer (isolator.py) writes it, to the container's
+non-leaf; the processes are in the leaf below. The methods are called in this order (Apache Mesos, "Using Mesos on
+systems with Cgroups2 enabled"):
 
-    prepare    the cgroups exist, no process does yet
+    settings   nothing exists yet; again at each update
+    prepare    the cgroups exist, the settings are written, no process is there yet
     isolate    the process exists, in the leaf, and has not been released
     watch      what may end the container, from now on
-    update     any number of times
+    make_room, update  any number of times; the settings are written in between
     usage, status
     recover    instead of prepare and isolate, after a restart of ours
     cleanup    the processes are gone, the cgroups are not: the last chance to read
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+import errno
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.cgroup.layout import Layout
+from leafshim.cgroup.values import File, Setting
+from leafshim.errors import KernelError, StateError
+from leafshim.spec.resources import Limits
 
 if TYPE_CHECKING:
     from leafshim.spec.model import Resources
+
+InForce: TypeAlias = Callable[[str], str]
+"""What an interface file holds now; for a container that does not exist yet, what a new cgroup has in it."""
 
 
 class Limitation(NamedTuple):
@@ -40,13 +48,25 @@ class Watch(NamedTuple):
 class Controller:
     """One controller. A subclass overrides what it has something to do in; all methods may raise KernelError.
 
-    `name`: as cgroup.controllers lists it, "" for what needs no controller of the kernel.
+    `name`: as cgroup.controllers lists it, "" for what needs no controller of the kernel. `figures`: it has some worth
+    having, so it is enabled for every container; others are for those that it limits. `files`: those that limits are
+    written to.
     """
 
-    name: str
+    name: ClassVar[str]
+    figures: ClassVar[bool] = False
+    files: ClassVar[Mapping[str, File]] = {}
+
+    def rule(self, file: str) -> File | None:
+        """How an interface file is written; None for one that is no limit's."""
+        return self.files.get(file)
+
+    def settings(self, limits: Limits, in_force: InForce) -> Iterable[Setting]:
+        """What to write for these limits, in this order, unchecked. Raises InputError for limits at odds."""
+        return ()
 
     def prepare(self, cgroup: Cgroup, limits: "Resources") -> None:
-        """Write the limits. Raises Unsupported for one that the kernel does not have."""
+        """Set up what is no interface file. Raises Unsupported for what the kernel does not have."""
 
     def isolate(self, cgroup: Cgroup, pid: int) -> None:
         """Do what needs the process, or prove that it is where it should be."""
@@ -55,8 +75,12 @@ class Controller:
         """What to wait on. A past event is none: counters are compared with their values now."""
         return ()
 
+    def make_room(self, cgroup: Cgroup, settings: Sequence[Setting]) -> Iterator[None]:
+        """Bring use below what is about to be allowed, giving way between steps. Raises StateError if that fails."""
+        yield from ()
+
     def update(self, cgroup: Cgroup, limits: "Resources") -> None:
-        """Change the limits of a running container, or refuse and change nothing."""
+        """Change what is no interface file while the container runs, or refuse and change nothing."""
 
     def usage(self, cgroup: Cgroup) -> dict[str, int]:
         """Figures, as they are now."""
@@ -73,16 +97,30 @@ class Controller:
         """Undo what does not go away with the cgroup."""
 
 
-def enable_down(layout: Layout, container_id: str, controllers: Iterable[str]) -> None:
-    """Enable the controllers from the mount's root down to the container, so that it and its leaf have their files.
+def enable_down(mount: str, cgroup: Cgroup, controllers: Iterable[str]) -> None:
+    """Enable the controllers from the mount's root down to `cgroup`, so that it and those below have their files.
 
     In every level's subtree_control, never in the leaf's: that holds processes, and may not ("no internal process
     constraint"). A level that has them enabled is not written to; those above a delegated root are not ours to write.
-    Raises Unsupported, which names a missing controller and where it is missing; InputError, KernelError.
+    Raises Unsupported, which names a missing controller and where it is missing; StateError, which names processes that
+    stand in the way; KernelError.
     """
     names = frozenset(controllers)
-    cgroup = Cgroup(layout.mount)
-    cgroup.enable(names)
-    for level in layout.name(container_id).strip("/").split("/"):
-        cgroup = cgroup.child(level)
+    level = Cgroup(mount)
+    _enable(level, names)
+    for part in cgroup.path.removeprefix(mount).strip("/").split("/"):
+        level = level.child(part)
+        _enable(level, names)
+
+
+def _enable(cgroup: Cgroup, names: frozenset[str]) -> None:
+    try:
         cgroup.enable(names)
+    except KernelError as error:
+        held = error.errno == errno.EBUSY and cgroup.processes()
+        if not held:
+            raise
+        raise StateError(
+            f"{cgroup.path} holds processes ({', '.join(map(str, held[:5]))}): controllers can be enabled only below a "
+            "cgroup without any"
+        ) from error

@@ -28,6 +28,9 @@ from typing import NamedTuple
 from leafshim.errors import AlreadyExists, KernelError, Unsupported
 from leafshim.kernel import pidfd as pidfds
 
+UNLIMITED = 2**64 - 1
+"""For "max" where a number is wanted, as containerd has it."""
+
 _GONE = (errno.ENOENT, errno.ENODEV)
 _ROUND = 1.0  # seconds to wait for the killed before killing those who came since
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts at rmdir
@@ -164,9 +167,18 @@ class Cgroup:
         except OSError as error:
             raise KernelError("read", error.errno or 0, f"{self.path}/{name}") from error
 
+    def has(self, name: str) -> bool:
+        """Whether it has this interface file: its controller is enabled, and the kernel knows the file."""
+        return os.path.exists(f"{self.path}/{name}")
+
     def read_flat(self, name: str) -> dict[str, int]:
         """A flat keyed interface file: one key and one number a line. Raises KernelError."""
         return _flat(self.read(name))
+
+    def read_number(self, name: str) -> int:
+        """An interface file of one number; UNLIMITED for "max". Raises KernelError."""
+        value = self.read(name).strip()
+        return UNLIMITED if value == "max" else int(value)
 
     def write(self, name: str, value: str) -> None:
         """Write an interface file, in one call: the kernel takes each as a command of its own. Raises KernelError."""

@@ -80,3 +80,7 @@ mount_setattr = Call("mount_setattr", c_int, c_char_p, c_uint, c_void_p, c_ulong
 openat2 = Call("openat2", c_int, c_char_p, c_void_p, c_ulong, number=437)
 close_range = Call("close_range", c_uint, c_uint, c_uint, number=436)
 fstatfs = Call("fstatfs", c_int, c_void_p)
+
+# Programs and counters of the kernel's own.
+bpf = Call("bpf", c_int, c_void_p, c_uint, number=_number(321, 280))
+perf_event_open = Call("perf_event_open", c_void_p, c_int, c_int, c_int, c_ulong, number=_number(298, 241))

@@ -2,6 +2,7 @@
 
     load(document) → Spec            a whole config.json
     load_process(document) → Process the process part alone, as an exec sends it
+    load_resources(document) → Resources  the resources alone, as an update sends them
 
 Rules:
 - A field that is unknown, or that this build does not carry out, is refused by its path in the document
@@ -13,7 +14,7 @@ Rules:
 Source: https://github.com/opencontainers/runtime-spec (config.md, config-linux.md), version 1.2.
 """
 
-from leafshim.spec.load import load, load_process
+from leafshim.spec.load import load, load_process, load_resources
 from leafshim.spec.model import (
     Capabilities,
     Device,
@@ -44,4 +45,5 @@ __all__ = [
     "User",
     "load",
     "load_process",
+    "load_resources",
 ]

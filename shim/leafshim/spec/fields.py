@@ -65,6 +65,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
+    def names(self) -> tuple[str, ...]:
+        """The members that have not been taken, where any name may be one."""
+        return tuple(string(name, self.path) for name in self._members)
+
     def _take(self, name: str, default: object) -> object:
         value = self._members.pop(name, default)
         if value is REQUIRED:
@@ -119,7 +123,7 @@ class Fields:
     def string_map(self, name: str) -> dict[str, str]:
         """An object whose members are all strings; absent is empty."""
         members = self.object(name, {})
-        return {string(key, members.path): members.string(key) for key in tuple(members._members)}
+        return {name: members.string(name) for name in members.names()}
 
     def end(self) -> None:
         """Refuses what nobody took, unless it is empty and so asks for nothing."""

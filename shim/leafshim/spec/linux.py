@@ -4,13 +4,12 @@ from leafshim.errors import InputError
 from leafshim.spec.fields import Fields, absolute
 from leafshim.spec.model import Device, DeviceRule, IdMapping, Linux, Resources
 from leafshim.spec.process import MAX_ID
+from leafshim.spec.resources import limits
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
 PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "unbindable", "runbindable")
 """Not shared and rshared: they would carry the container's own mounts out to the host."""
-
-_RESOURCES = ("memory", "cpu", "pids", "blockIO", "hugepageLimits", "network", "rdma", "unified")
 
 
 def linux(fields: Fields) -> Linux:
@@ -25,7 +24,7 @@ def linux(fields: Fields) -> Linux:
         readonly_paths=fields.paths("readonlyPaths"),
         rootfs_propagation=fields.string("rootfsPropagation", ""),
         sysctl={_sysctl_path(name): value for name, value in fields.string_map("sysctl").items()},
-        resources=_resources(fields.object("resources", {})),
+        resources=resources(fields.object("resources", {})),
     )
     if result.rootfs_propagation and result.rootfs_propagation not in PROPAGATIONS:
         raise InputError(f"{fields.at('rootfsPropagation')}: {result.rootfs_propagation}: not supported yet")
@@ -97,17 +96,12 @@ def _sysctl_path(name: str) -> str:
     return path
 
 
-def _resources(fields: Fields) -> Resources:
-    # Each section is opened although nothing in it is read yet, so that the refusal names the limit itself.
-    for name in _RESOURCES:
-        if name in fields and name != "hugepageLimits":
-            fields.object(name).end()
+def resources(fields: Fields) -> Resources:
+    """Reads and ends a `resources` object. InputError."""
+    asked = limits(fields)
     rules = tuple(_device_rule(item) for item in fields.objects("devices"))
-    # Every engine asks for this one; it only restates the default of the devices controller.
-    if rules not in ((), (DeviceRule(False, "a", None, None, "rwm"),)):
-        raise InputError(f"{fields.at('devices')}: not supported yet")
     fields.end()
-    return Resources(devices=rules)
+    return Resources(devices=rules, limits=asked)
 
 
 def _device_rule(fields: Fields) -> DeviceRule:

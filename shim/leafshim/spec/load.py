@@ -5,8 +5,8 @@ import json
 from leafshim.errors import InputError
 from leafshim.spec import rules
 from leafshim.spec.fields import Fields, absolute
-from leafshim.spec.linux import linux
-from leafshim.spec.model import Mount, Process, Root, Spec
+from leafshim.spec.linux import linux, resources
+from leafshim.spec.model import Mount, Process, Resources, Root, Spec
 from leafshim.spec.process import process
 
 
@@ -36,6 +36,11 @@ def load_process(document: bytes) -> Process:
     What it means for a given container (ids that its user namespace maps, say) is checked by `rules.check_process`.
     """
     return process(Fields(_parse(document), "process"))
+
+
+def load_resources(document: bytes) -> Resources:
+    """A `linux.resources` object alone, as an update carries it. Raises InputError as `load` does."""
+    return resources(Fields(_parse(document), "linux.resources"))
 
 
 def _parse(document: bytes) -> object:

@@ -5,6 +5,8 @@ Field names are the specification's, in this language's spelling (`consoleSize` 
 
 from typing import NamedTuple
 
+from leafshim.spec.resources import Limits
+
 
 class User(NamedTuple):
     """`umask` None: the runtime's default, 0022. Ids are 0 to 2³²-2, as the container sees them."""
@@ -99,6 +101,7 @@ class Resources(NamedTuple):
     """Limits, for the cgroup controllers to apply."""
 
     devices: tuple[DeviceRule, ...]
+    limits: Limits = Limits()
 
 
 class Linux(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from leafshim.errors import InputError
-from leafshim.spec import Capabilities, Device, Mount, Rlimit, Spec, load, load_process
+from leafshim.spec import Capabilities, Device, DeviceRule, Mount, Rlimit, Spec, load, load_process
 
 Document = dict[str, Any]
 
@@ -76,6 +76,8 @@ def test_null_and_empty_ask_for_nothing(path: str, nothing: object) -> None:
          lambda s: s.mounts, (Mount("/data", "bind", "/srv", ("rbind", "ro")),)),
         ("linux.resources", {"devices": [{"allow": False, "access": "rwm"}]},
          lambda s: [rule.allow for rule in s.linux.resources.devices], [False]),
+        ("linux.resources", {"devices": [{"allow": True, "type": "c", "major": 10, "minor": -1, "access": "r"}]},
+         lambda s: s.linux.resources.devices, (DeviceRule(True, "c", 10, None, "r"),)),
     ],
 )  # fmt: skip
 def test_read(path: str, value: object, get: Callable[[Spec], object], expected: object) -> None:
@@ -89,10 +91,13 @@ def test_read(path: str, value: object, get: Callable[[Spec], object], expected:
         ("hooks", {"prestart": [{"path": "/x"}]}, "hooks: not supported yet"),
         ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}, "linux.seccomp: not supported yet"),
         ("linux.rootfsPropagation", "shared", "linux.rootfsPropagation: shared: not supported yet"),
-        ("linux.resources", {"memory": {"limit": 1}}, "linux.resources.memory.limit: not supported yet"),
-        ("linux.resources", {"unified": {"pids.max": "1"}}, "linux.resources.unified.pids.max: not supported yet"),
-        ("linux.resources", {"devices": [{"allow": True, "type": "c"}]},
-         "linux.resources.devices: not supported yet"),
+        ("linux.resources", {"devices": [{"allow": True, "type": "x"}]},
+         "linux.resources.devices[0].type: must be a, b or c"),
+        ("linux.resources", {"devices": [
+            {"allow": True}, {"allow": False, "type": "c", "major": 10},
+            {"allow": True, "type": "c", "major": 10, "minor": 229}]},
+         "linux.resources.devices[2]: allow c 10:229 rwm is an exception from deny c 10:* rwm, itself one from a "
+         "broader allow: not supported yet"),
         ("process.apparmorProfile", "x", "process.apparmorProfile: not supported yet"),
         ("process.user", {"uid": 0, "gid": 0, "username": "web"}, "process.user.username: not supported yet"),
         ("unheardOf", 1, "unheardOf: not supported yet"),
