@@ -18,6 +18,7 @@ def workers(web: Shim) -> list[int]:
 
 def _is_ours(process: str) -> bool:
     try:
+        os.readlink(f"{process}/exe")  # a zombie has none
         return os.readlink(f"{process}/ns/pid") == os.readlink("/proc/self/ns/pid")
     except OSError:  # it has ended
         return False
