@@ -5,7 +5,7 @@ The rules:
    kernel but to read; whoever loads the description checks it again.
 2. The defaults are those that users of other engines know: docker's 14 capabilities, its masked and read-only paths,
    its mounts. The container has its own pid, ipc, uts, mount and cgroup namespaces; the network is the host's, unless
-   `net` is "none".
+   `net` is "none". Devices are denied but for the shim's defaults and those that are asked for.
 3. Inheritable and ambient capabilities are empty; who is not root has none at all, only the bounding set.
 4. A limit is never set that this host refuses: `RLIMIT_NOFILE` is raised only with CAP_SYS_RESOURCE.
 5. Without `rootfs` the description has no root: the supervisor puts the host's own files there, through an overlay,
@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from leafd.devices import DENY_ALL, Grant
 from leafd.users import Identity, lookup
 from leafshim.errors import InputError
 
@@ -91,6 +92,7 @@ def describe(
     terminal: bool = False,
     size: tuple[int, int] | None = None,
     resources: Document | None = None,
+    devices: Iterable[Grant] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Document:
     """The config.json of a container.
@@ -98,7 +100,7 @@ def describe(
     `args`: the command. `rootfs`: an absolute directory, None for the host's own files. `env`: `K=V`, or `K` for the
     value it has in `environ`. `user`: as for `leafd.users.lookup`. `mounts`: from `parse_mount`; one replaces a default
     at the same place. `net`: "host" or "none". `size`: columns and rows of the terminal. `resources`: linux.resources,
-    from `leafd.limits`. Raises InputError, NotFound.
+    from `leafd.limits`. `devices`: from `leafd.devices`, besides the defaults. Raises InputError, NotFound.
     """
     if not args:
         raise InputError("no command: give one after --")
@@ -113,8 +115,13 @@ def describe(
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
     }
-    if resources:
-        linux["resources"] = resources
+    granted = list(devices)
+    linux["resources"] = {
+        **(resources or {}),
+        "devices": [DENY_ALL, *(rule for grant in granted for rule in grant.rules)],
+    }
+    if nodes := [node for grant in granted for node in grant.nodes]:
+        linux["devices"] = nodes
     defaults = {"PATH": DEFAULT_PATH, "HOME": identity.home} | ({"HOSTNAME": hostname} if hostname else {})
     process: Document = {
         "terminal": terminal,

@@ -53,7 +53,11 @@ class Entry(NamedTuple):
 
     def __str__(self) -> str:
         major, minor = ("*" if number is None else number for number in (self.major, self.minor))
-        return f"{self.type} {major}:{minor} {''.join(letter for letter, bit in _LETTERS.items() if self.access & bit)}"
+        return f"{self.type} {major}:{minor} {self.letters()}"
+
+    def letters(self) -> str:
+        """Its accesses, as in `rwm`."""
+        return "".join(letter for letter, bit in _LETTERS.items() if self.access & bit)
 
     def wildcard(self) -> bool:
         """Whether it may mean more than one device."""

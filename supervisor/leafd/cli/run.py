@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from leafd import limits, names
+from leafd import devices, limits, names
 from leafd.cli import output, views
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
@@ -30,6 +30,7 @@ _DESCRIBING = (
     "user",
     "cwd",
     "mounts",
+    "devices",
     "hostname",
     "net",
     "memory",
@@ -55,6 +56,7 @@ class Flags(TypedDict):
     rootfs: str | None
     bundle: str | None
     mounts: Sequence[str]
+    devices: Sequence[str]
     hostname: str | None
     net: str
     memory: str | None
@@ -79,6 +81,13 @@ class Flags(TypedDict):
     multiple=True,
     metavar="SPEC",
     help="type=bind,src=DIR,dst=DIR[,ro] or type=tmpfs,dst=DIR[,size=64m].",
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="RULE",
+    help="Allow a device: /dev/fuse, /dev/fuse:rw, /dev/fuse:/dev/other, c:10:229:rwm, b:7:*.",
 )
 @click.option("--hostname", metavar="H", help="Host name; the id when absent.")
 @click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True, help="Network.")
@@ -112,6 +121,7 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
       leafctl run -it --rm -- bash
       leafctl run -d --name web --cwd /srv --mount src=/srv,dst=/srv,ro -- python3 -m http.server
       leafctl run --rootfs /images/alpine --net none -- /bin/busybox id
+      leafctl run --device /dev/kvm:rw -- qemu-system-x86_64 -accel kvm
       leafctl run --timeout 30s --env DEBUG=1 --user nobody -- ./job
     """
     caller = ctx.ensure_object(Caller)
@@ -180,6 +190,7 @@ def _foreground(client: Client, container: Container, *, stdin: bool) -> int:
 def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
     """The description that the flags ask for, once the id is known. Raises InputError, NotFound."""
     mounts = [parse_mount(mount) for mount in flags["mounts"]]
+    granted = [devices.parse(device) for device in flags["devices"]]
     rootfs = None if flags["rootfs"] is None else _directory("--rootfs", flags["rootfs"])
     return lambda container_id: describe(
         flags["command"],
@@ -193,6 +204,7 @@ def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
         terminal=flags["tty"],
         size=size(1) or size(0),
         resources=resources,
+        devices=granted,
     )
 
 
