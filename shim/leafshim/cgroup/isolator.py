@@ -1,0 +1,185 @@
+"""All controllers of one container: its limits from the description to the kernel's files.
+
+    plan      before anything exists: limits → settings, checked, their controllers there
+    prepare   the cgroups exist: enable the controllers, write the settings
+    update    while it runs: the same with the files as they are, after room was made; all or nothing
+    usage     figures of every controller that is enabled
+
+Rules:
+1. What can be refused is refused by `plan`, before anything was made; what only the cgroup can tell (a file that this
+   kernel lacks, a device that is not there) by `prepare`, and the launch undoes what there is.
+2. A controller is enabled when the container is limited by it, or has figures of it. One that the host lacks is no
+   error until somebody asks for its limits.
+3. Limits are in the non-leaf, before init is cloned into the leaf below.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from leafshim.cgroup.controller import Controller, InForce, enable_down
+from leafshim.cgroup.core import Core
+from leafshim.cgroup.cpu import CpuController
+from leafshim.cgroup.cpuset import CpusetController
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.hugetlb import HugetlbController
+from leafshim.cgroup.io import IoController
+from leafshim.cgroup.memory import MemoryController
+from leafshim.cgroup.misc import MiscController
+from leafshim.cgroup.pids import PidsController
+from leafshim.cgroup.rdma import RdmaController
+from leafshim.cgroup.values import DEFAULT, File, Setting
+from leafshim.errors import InputError, KernelError, Unsupported
+from leafshim.spec.resources import Limits
+
+CONTROLLERS: tuple[Controller, ...] = (
+    Core(),
+    CpuController(),
+    CpusetController(),
+    IoController(),
+    PidsController(),
+    HugetlbController(),
+    RdmaController(),
+    MiscController(),
+    MemoryController(),  # the last to be written: too low a limit kills at once
+)
+
+_BY_NAME = {controller.name: controller for controller in CONTROLLERS}
+_VALUE_REFUSED = (errno.EINVAL, errno.ENODEV, errno.ERANGE, errno.ENXIO)
+
+
+Settings: TypeAlias = tuple[Setting, ...]
+
+
+def translate(limits: Limits, in_force: InForce | None = None) -> Settings:
+    """What to write for these limits, in order, checked. `in_force`: the files as they are; None for a new container.
+
+    Raises InputError, for limits at odds too.
+    """
+    unified = [_unified(file, value) for file, value in limits.unified]
+    found: list[Setting] = []
+    for controller in CONTROLLERS:
+        asked = [*controller.settings(limits, in_force or _default)]
+        asked += [setting for setting in unified if setting.controller == controller.name]
+        found += [Setting(file, _rule(file).check(file, value)) for file, value in asked]
+    taken = set()
+    for setting in found:
+        if not _rule(setting.file).keyed and setting.file in taken:
+            raise InputError(f"linux.resources.unified.{setting.file}: another limit sets it already")
+        taken.add(setting.file)
+    return tuple(found)
+
+
+def _default(file: str) -> str:
+    return _rule(file).default
+
+
+class Isolator:
+    """The isolator of one container's `cgroup`, its non-leaf, below the cgroup2 file system at `mount`."""
+
+    def __init__(self, mount: str, cgroup: Cgroup) -> None:
+        self.mount = mount
+        self.cgroup = cgroup
+
+    def plan(self, limits: Limits) -> Settings:
+        """What to write for the limits of a new container.
+
+        Raises InputError for a value, Unsupported for a limit whose controller the host lacks, KernelError.
+        """
+        settings = translate(limits)
+        self._require(settings)
+        return settings
+
+    def prepare(self, settings: Settings) -> None:
+        """Enable what is needed and write the settings. Raises InputError, StateError, Unsupported, KernelError."""
+        there = Cgroup(self.mount).controllers()
+        figures = {controller.name for controller in CONTROLLERS if controller.figures and controller.name in there}
+        self._write(settings, figures | {setting.controller for setting in settings})
+
+    def update(self, limits: Limits, *, kill: bool = False) -> Iterator[None]:
+        """Change the limits of a running container: those that are asked for, all of them or none.
+
+        Iterate to the end: it gives way between steps that take their time. A memory limit below what is in use makes
+        the kernel reclaim; what cannot be reclaimed is left to the OOM killer with `kill`, and refused without.
+        Raises InputError, StateError with the figures, Unsupported, KernelError.
+        """
+        settings = translate(limits, self._in_force)
+        self._require(settings)
+        for controller in CONTROLLERS:
+            if not kill or limits.memory.check_before_update:
+                yield from controller.make_room(self.cgroup, settings)
+        self._write(settings, {setting.controller for setting in settings})
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """controller → its figures; one that fails or is not enabled is left out."""
+        figures = {}
+        for controller in CONTROLLERS:
+            try:
+                figures[controller.name] = controller.usage(self.cgroup)
+            except KernelError:
+                continue
+        return figures
+
+    def recover(self) -> None:
+        """Check that what was set up is there. Raises StateError, KernelError."""
+        for controller in CONTROLLERS:
+            controller.recover(self.cgroup)
+
+    def _require(self, settings: Settings) -> None:
+        there = Cgroup(self.mount).controllers()
+        for setting in settings:
+            if setting.controller not in there:
+                raise Unsupported(f"{setting.file}: this host has no cgroup2 controller {setting.controller}")
+
+    def _in_force(self, file: str) -> str:
+        return self.cgroup.read(file).strip() if self.cgroup.has(file) else _rule(file).default
+
+    def _write(self, settings: Settings, controllers: set[str]) -> None:
+        if controllers:
+            enable_down(self.mount, self.cgroup, controllers)
+        before: list[Setting] = []
+        try:
+            for setting in settings:
+                undo = self._undo(setting)
+                _write_one(self.cgroup, setting)
+                before.append(undo)
+        except BaseException:
+            for undo in reversed(before):
+                _write_one(self.cgroup, undo)
+            raise
+
+    def _undo(self, setting: Setting) -> Setting:
+        """What makes a file as it is now."""
+        if not self.cgroup.has(setting.file):
+            raise Unsupported(f"{setting.file}: this kernel does not have it")
+        now = self.cgroup.read(setting.file)
+        if not _rule(setting.file).keyed:
+            return Setting(setting.file, now.strip())
+        same = (line for line in now.splitlines() if line.split(" ", 1)[0] == setting.key)
+        return Setting(setting.file, next(same, f"{setting.key} {_rule(setting.file).default}"))
+
+
+def _rule(file: str) -> File:
+    controller = _BY_NAME.get(file.partition(".")[0])
+    rule = controller.rule(file) if controller is not None else None
+    if rule is None:
+        raise InputError(f"linux.resources.unified.{file}: is no limit that leafd knows")
+    return rule
+
+
+def _unified(file: str, value: str) -> Setting:
+    """`default` is whatever the file has in a new cgroup; keyed files have a `default` of their own, or none."""
+    rule = _rule(file)
+    return Setting(file, rule.default if value.strip() == DEFAULT and not rule.keyed else value.strip())
+
+
+def _write_one(cgroup: Cgroup, setting: Setting) -> None:
+    try:
+        cgroup.write(setting.file, setting.value + "\n")  # without it an empty value would be no write at all
+    except KernelError as error:
+        if error.errno in _VALUE_REFUSED:
+            raise InputError(
+                f"{setting.file}: the kernel refuses {setting.value!r}: {os.strerror(error.errno)}"
+            ) from error
+        raise
