@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from leafshim.cgroup.controller import Controller
 from leafshim.cgroup.device_rules import ALL, Access, Entry, of_rules
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import KernelError, StateError, Unsupported
+from leafshim.errors import KernelError, LeafError, StateError, Unsupported
 from leafshim.kernel import bpf
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class Devices(Controller):
 
     def status(self, cgroup: Cgroup) -> dict[str, str]:
         """`devices`: the rules in force; nothing where there are none. Raises KernelError, StateError."""
-        access = read(cgroup)
+        access = _read_if_any(cgroup)
         return {} if access is None else {"devices": str(access)}
 
     def recover(self, cgroup: Cgroup) -> None:
         """There must be one program of ours, or none. Raises StateError, KernelError."""
-        read(cgroup)
+        _read_if_any(cgroup)
 
 
 def prepare(cgroup: Cgroup, rules: "Sequence[DeviceRule]") -> None:
@@ -134,9 +134,9 @@ def configure(cgroup: Cgroup, access: Access) -> None:
     StateError."""
     directory = cgroup.open()
     try:
-        found = _find(cgroup, directory)
         program = _load(access)
         try:
+            found = _find(cgroup, directory)
             if found is None:
                 bpf.attach(directory, bpf.CGROUP_DEVICE, program)
             else:
@@ -156,7 +156,10 @@ def _replace(directory: int, former_id: int, program: int) -> None:
 
 
 def read(cgroup: Cgroup) -> Access | None:
-    """What is in force, as the kernel has it; None without a program of ours. Raises KernelError, StateError."""
+    """What is in force, as the kernel has it; None without a program of ours.
+
+    Raises Unsupported where the kernel has no such programs, or does not let us see them; KernelError, StateError.
+    """
     directory = cgroup.open()
     try:
         found = _find(cgroup, directory)
@@ -165,21 +168,37 @@ def read(cgroup: Cgroup) -> Access | None:
         os.close(directory)
 
 
+def _read_if_any(cgroup: Cgroup) -> Access | None:
+    try:
+        return read(cgroup)
+    except Unsupported:
+        return None
+
+
 def _load(access: Access) -> int:
     try:
         return bpf.load(bpf.PROG_TYPE_CGROUP_DEVICE, NAME, compile_access(access))
     except bpf.Rejected:
         raise
     except KernelError as error:
-        if error.errno not in _NO_PROGRAMS:
-            raise
-        raise Unsupported(f"device rules: the kernel takes no cgroup device programs from us ({error})") from error
+        raise _explained(error) from error
+
+
+def _explained(error: KernelError) -> LeafError:
+    """The error, or in its place the one that says what this host lacks."""
+    if error.errno not in _NO_PROGRAMS:
+        return error
+    return Unsupported(f"device rules: the kernel takes no cgroup device programs from us ({error})")
 
 
 def _find(cgroup: Cgroup, directory: int) -> tuple[int, Access] | None:
     """The id of our program and its rules. Others may have theirs (systemd's DeviceAllow=): they stay."""
+    try:
+        attached = bpf.attached(directory, bpf.CGROUP_DEVICE)
+    except KernelError as error:
+        raise _explained(error) from error
     ours: list[tuple[int, Access]] = []
-    for number in bpf.attached(directory, bpf.CGROUP_DEVICE):
+    for number in attached:
         program = bpf.open_id(number)
         try:
             access = decode(bpf.describe(program).code)

@@ -134,7 +134,7 @@ class Rejected(KernelError):
     """The kernel's verifier refuses a program; `log` says at which instruction and why."""
 
     def __init__(self, number: int, name: str, log: str) -> None:
-        super().__init__("bpf PROG_LOAD", number, name)
+        super().__init__("bpf", number, f"PROG_LOAD {name}")
         self.log = log
 
     def __str__(self) -> str:
@@ -187,7 +187,7 @@ def _load(program_type: int, name: str, code: bytes, log: "ctypes.Array[ctypes.c
         0,
         0,
     )
-    return syscalls.bpf(_PROG_LOAD, attributes, len(attributes), path=name)
+    return syscalls.bpf(_PROG_LOAD, attributes, len(attributes), path=f"PROG_LOAD {name}")
 
 
 def attach(cgroup: int, kind: int, program: int, *, replace: int | None = None) -> None:
@@ -198,20 +198,20 @@ def attach(cgroup: int, kind: int, program: int, *, replace: int | None = None) 
     """
     flags = _F_ALLOW_MULTI if replace is None else _F_ALLOW_MULTI | _F_REPLACE
     attributes = _ATTACH.pack(cgroup, program, kind, flags, replace or 0)
-    syscalls.bpf(_PROG_ATTACH, attributes, len(attributes))
+    syscalls.bpf(_PROG_ATTACH, attributes, len(attributes), path="PROG_ATTACH")
 
 
 def detach(cgroup: int, kind: int, program: int) -> None:
     """Take a program off a cgroup. Raises KernelError: ENOENT where it is not attached."""
     attributes = _ATTACH.pack(cgroup, program, kind, 0, 0)
-    syscalls.bpf(_PROG_DETACH, attributes, len(attributes))
+    syscalls.bpf(_PROG_DETACH, attributes, len(attributes), path="PROG_DETACH")
 
 
 def attached(cgroup: int, kind: int) -> tuple[int, ...]:
     """The ids of the programs on this very cgroup, in the order in which they run. Raises KernelError."""
     ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
     query = ctypes.create_string_buffer(_QUERY.pack(cgroup, kind, 0, 0, ctypes.addressof(ids), len(ids)), _QUERY.size)
-    syscalls.bpf(_PROG_QUERY, query, _QUERY.size)
+    syscalls.bpf(_PROG_QUERY, query, _QUERY.size, path="PROG_QUERY")
     count: int = _QUERY.unpack(query.raw)[5]
     return tuple(ids[:count])
 
@@ -219,7 +219,7 @@ def attached(cgroup: int, kind: int) -> tuple[int, ...]:
 def open_id(program_id: int) -> int:
     """A descriptor of the program. Raises KernelError: ENOENT for none, EPERM without CAP_SYS_ADMIN."""
     attributes = _ATTACH.pack(program_id, 0, 0, 0, 0)[:12]
-    return syscalls.bpf(_PROG_GET_FD_BY_ID, attributes, len(attributes), path=str(program_id))
+    return syscalls.bpf(_PROG_GET_FD_BY_ID, attributes, len(attributes), path=f"PROG_GET_FD_BY_ID {program_id}")
 
 
 def describe(program: int) -> Program:
@@ -235,6 +235,6 @@ def _info(program: int, code: "ctypes.Array[ctypes.c_char] | None") -> _Info:
     if code:
         _INFO.pack_into(info, 0, 0, 0, b"", 0, len(code), 0, ctypes.addressof(code), 0, 0, 0, 0, b"")
     attributes = ctypes.create_string_buffer(_INFO_ATTRIBUTE.pack(program, _INFO.size, ctypes.addressof(info)))
-    syscalls.bpf(_OBJ_GET_INFO_BY_FD, attributes, _INFO_ATTRIBUTE.size)
+    syscalls.bpf(_OBJ_GET_INFO_BY_FD, attributes, _INFO_ATTRIBUTE.size, path="OBJ_GET_INFO_BY_FD")
     found: _Info = _INFO.unpack(info.raw)
     return found
