@@ -21,7 +21,8 @@ from leafshim.api.shim import CreateOptions, Exit
 from leafshim.api.task import CreateTaskRequest, ExecProcessRequest
 from leafshim.bell import ring
 from leafshim.bundle import Bundle
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.cgroup.isolator import Isolator
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError, NotFound, StateError
 from leafshim.events import Events
@@ -399,6 +400,11 @@ class Container:
         self._init()
         leaf = self._leaf()
         return sorted(pid for cgroup in (leaf, *leaf.descendants()) for pid in cgroup.processes())
+
+    def isolator(self) -> Isolator:
+        """For its limits and figures. Raises NotFound without a container."""
+        self._init()
+        return Isolator(find_mount(), Cgroup(os.path.dirname(self._leaf().path)))
 
     def _init(self) -> Process:
         if self.init is None or self.deleted:

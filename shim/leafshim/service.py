@@ -5,9 +5,9 @@ ask is decided before any handler runs (shim.py, `authorized`). A request that n
 NotFound, everywhere but in Connect and Shutdown, as containerd's shims have it.
 """
 
-from typing import Any
+import typing
 
-from leafshim import __version__
+from leafshim import __version__, stats, update
 from leafshim import process as processes
 from leafshim.api import shim, task
 from leafshim.api.task import (
@@ -31,11 +31,14 @@ from leafshim.api.task import (
     StartResponse,
     StateRequest,
     StateResponse,
+    StatsRequest,
+    StatsResponse,
     Status,
+    UpdateTaskRequest,
     WaitRequest,
     WaitResponse,
 )
-from leafshim.api.wellknown import Empty, Timestamp
+from leafshim.api.wellknown import Any, Empty, Timestamp
 from leafshim.container import Container
 from leafshim.errors import InputError, NotFound, StateError, Unsupported
 from leafshim.loop import Loop
@@ -60,9 +63,9 @@ class Service:
         self._loop = loop
         self._container = container
 
-    def handlers(self) -> dict[Method[Any, Any], Handler]:
+    def handlers(self) -> dict[Method[typing.Any, typing.Any], Handler]:
         """Every method that the shim serves."""
-        table: dict[Method[Any, Any], Handler] = {
+        table: dict[Method[typing.Any, typing.Any], Handler] = {
             shim.INFO: self.info,
             shim.EVENTS: self.events,
             shim.COLLECT: self.collect,
@@ -82,6 +85,8 @@ class Service:
                 version.exec: self.exec,
                 version.resize_pty: self.resize_pty,
                 version.close_io: self.close_io,
+                version.update: self.update,
+                version.stats: self.stats,
                 version.wait: self.wait,
                 version.connect: self.connect,
                 version.shutdown: self.shutdown,
@@ -196,6 +201,14 @@ class Service:
         """Every process of the container."""
         pids = self._named(request.id).pids()
         return PidsResponse(processes=[ProcessInfo(pid=pid) for pid in pids])
+
+    def update(self, request: UpdateTaskRequest, call: Call[UpdateTaskRequest, Empty]) -> None:
+        """Change its limits."""
+        update.begin(self._loop, self._named(request.id), request, lambda: call.reply(Empty()), call.fail)
+
+    def stats(self, request: StatsRequest, call: Call[StatsRequest, StatsResponse]) -> StatsResponse:
+        """Its figures, until it is deleted."""
+        return StatsResponse(stats=Any.pack(stats.metrics(self._named(request.id).isolator().usage())))
 
     def connect(self, request: ConnectRequest, call: Call[ConnectRequest, ConnectResponse]) -> ConnectResponse:
         """Who is there, also before a container is."""

@@ -71,8 +71,12 @@ class MemoryController(Controller):
             yield
 
     def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """memory.stat, and `usage`, `usage_limit`, `max_usage` and the same of swap. Raises KernelError."""
+        """memory.stat, memory.events as `events oom` and so on, `usage`, `usage_limit`, `max_usage`, the same of swap.
+
+        Raises KernelError.
+        """
         figures = cgroup.read_flat("memory.stat")
+        figures |= {f"events {name}": count for name, count in cgroup.read_flat("memory.events").items()}
         figures["usage"] = cgroup.read_number("memory.current")
         figures["usage_limit"] = cgroup.read_number("memory.max")
         for name, file in ({"max_usage": "memory.peak"} | _OPTIONAL).items():

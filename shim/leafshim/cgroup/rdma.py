@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
+from leafshim.cgroup.hierarchy import UNLIMITED, Cgroup
 from leafshim.cgroup.values import MAX, File, Setting, number, pairs
 from leafshim.spec.resources import Limits
 
@@ -27,3 +28,13 @@ class RdmaController(Controller):
             counts = {"hca_handle": each.handles, "hca_object": each.objects}
             wanted = " ".join(f"{key}={count}" for key, count in counts.items() if count is not None)
             yield Setting("rdma.max", f"{each.device} {wanted}")
+
+    def usage(self, cgroup: Cgroup) -> dict[str, int]:
+        """`current mlx5_0 hca_handle`, `max mlx5_0 hca_object` and so on. Raises KernelError."""
+        figures = {}
+        for kind in ("current", "max"):
+            for line in cgroup.read(f"rdma.{kind}").splitlines():
+                device, *counts = line.split()
+                for key, _, amount in (count.partition("=") for count in counts):
+                    figures[f"{kind} {device} {key}"] = UNLIMITED if amount == MAX else int(amount)
+        return figures

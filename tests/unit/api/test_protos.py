@@ -15,12 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leafshim import api
-from leafshim.api import containers, nursery, shim, task, wellknown
+from leafshim.api import containers, metrics, nursery, shim, task, wellknown
 from leafshim.errors import InputError, ProtocolError
 from leafshim.ttrpc.protobuf import MAP, OPTIONAL, REPEATED, Field, Message
 from leafshim.ttrpc.service import Method
 
-MODULES: dict[str, ModuleType] = {"task": task, "shim": shim, "nursery": nursery, "containers": containers}
+MODULES: dict[str, ModuleType] = {
+    "task": task,
+    "shim": shim,
+    "nursery": nursery,
+    "containers": containers,
+    "metrics": metrics,
+}
 PROTOS = Path(api.__path__[0])
 
 

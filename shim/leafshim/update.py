@@ -1,0 +1,62 @@
+"""Task.Update: other limits for a container that lives.
+
+The request carries `linux.resources` as JSON. What it does not name stays as it is; what it names is changed together
+or not at all. A value of -1, or `default` for a file in `unified`, switches a limit off.
+
+A memory limit below what is in use makes the kernel reclaim first, in steps between which everything else goes on.
+When that does not suffice the update is refused with the figures, and nothing was changed. With the annotation
+`leafd.memory-shrink: kill` the limit is set at once instead, and the kernel's OOM killer makes room;
+`checkBeforeUpdate` of the specification outweighs it.
+"""
+
+from collections.abc import Iterator
+
+from leafshim.api.task import UpdateTaskRequest
+from leafshim.cgroup import devices
+from leafshim.cgroup.isolator import Isolator
+from leafshim.container import Container
+from leafshim.errors import InputError, LeafError, StateError
+from leafshim.loop import Loop
+from leafshim.process import Done, Failure
+from leafshim.spec import load_resources
+from leafshim.state import ISOLATING, RUNNING
+
+URL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+
+SHRINK = "leafd.memory-shrink"
+_SHRINKS = {"refuse": False, "kill": True}
+
+
+def begin(loop: Loop, container: Container, request: UpdateTaskRequest, done: Done, failed: Failure) -> None:
+    """Check the request and carry it out; exactly one of the callbacks is called then, once.
+
+    Raises InputError for what is no update at all, NotFound, StateError for a container that has ended.
+    """
+    isolator, resources = container.isolator(), request.resources
+    if container.state not in (ISOLATING, RUNNING):
+        raise StateError(f"container {container.id} is {container.state}")
+    if resources is None or resources.type_url != URL:
+        raise InputError(f"resources: must be {URL}")
+    shrink = request.annotations.get(SHRINK, "refuse")
+    if shrink not in _SHRINKS:
+        raise InputError(f"annotations.{SHRINK}: {shrink!r}: must be one of {', '.join(_SHRINKS)}")
+    steps = _steps(isolator, resources.value, kill=_SHRINKS[shrink])
+
+    def advance() -> None:
+        try:
+            next(steps)
+        except StopIteration:
+            done()
+        except LeafError as error:
+            failed(error)
+        else:
+            loop.call_later(0, advance)
+
+    advance()
+
+
+def _steps(isolator: Isolator, document: bytes, *, kill: bool) -> Iterator[None]:
+    wanted = load_resources(document)
+    yield from isolator.update(wanted.limits, kill=kill)
+    if wanted.devices:
+        devices.prepare(isolator.cgroup, wanted.devices)
