@@ -1,6 +1,7 @@
 """The perf_event controller: what a container's processes do to the processor (perf_event_open(2), cgroup-v2.rst).
 
-The controller is on by itself wherever cgroups v2 holds it, and has no files. A counter is a descriptor, one for each
+The controller is on by itself wherever cgroups v2 holds it, and has no files; yet a kernel in whose root cgroup nobody
+ever enabled any controller has not switched it on either (its masks are computed at the first write). A counter is a descriptor, one for each
 event and CPU, and counts only while it is open: the figures begin with `start` and end with its owner. That is why this
 is no Controller, which would keep nothing.
 
@@ -46,11 +47,21 @@ def supported() -> tuple[str, ...]:
     found = []
     for event in EVENTS:
         try:
-            os.close(_open(event, 0, -1, 0))
+            _require(event)
         except Unsupported:
             continue
         found.append(event)
     return tuple(found)
+
+
+def _require(event: str) -> None:
+    """Try it on ourselves."""
+    try:
+        os.close(_open(event, 0, -1, 0, "for ourselves"))
+    except KernelError as error:
+        if error.errno not in _NO_SUCH_EVENT:
+            raise
+        raise Unsupported(f"perf event {event}: this kernel, or its processor, does not count it") from error
 
 
 class Counters:
@@ -85,6 +96,7 @@ def start(cgroup: Cgroup, events: tuple[str, ...]) -> Counters:
     for event in events:
         if event not in _EVENTS:
             raise InputError(f"perf event {event}: must be one of {', '.join(EVENTS)}")
+        _require(event)
     counters: dict[str, list[int]] = {event: [] for event in events}
     try:
         # Not O_PATH: perf_event_open takes no such descriptor, other than bpf and clone3.
@@ -94,23 +106,20 @@ def start(cgroup: Cgroup, events: tuple[str, ...]) -> Counters:
     try:
         for event, fds in counters.items():
             fds.extend(_open(event, directory, cpu, _FLAG_PID_CGROUP, cgroup.path) for cpu in _online())
-    except BaseException:
+    except BaseException as error:
         Counters(counters).close()
+        if isinstance(error, KernelError) and error.errno == errno.ENOENT:
+            raise Unsupported(f"{cgroup.path}: perf_event is off, for no controller is enabled above it") from error
         raise
     finally:
         os.close(directory)
     return Counters(counters)
 
 
-def _open(event: str, target: int, cpu: int, flags: int, path: str = "") -> int:
+def _open(event: str, target: int, cpu: int, flags: int, path: str) -> int:
     kind, number = _EVENTS[event]
     attributes = _ATTRIBUTES.pack(kind, _ATTRIBUTES.size, number, 0, 0, _FORMAT_TIMES, 0, 0, 0, 0)
-    try:
-        return syscalls.perf_event_open(attributes, target, cpu, -1, flags | _FLAG_FD_CLOEXEC, path=path)
-    except KernelError as error:
-        if error.errno in _NO_SUCH_EVENT:
-            raise Unsupported(f"perf event {event}: this kernel, or its processor, does not count it") from error
-        raise
+    return syscalls.perf_event_open(attributes, target, cpu, -1, flags | _FLAG_FD_CLOEXEC, path=path)
 
 
 def _count(fd: int) -> int:
