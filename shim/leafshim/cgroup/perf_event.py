@@ -1,9 +1,10 @@
 """The perf_event controller: what a container's processes do to the processor (perf_event_open(2), cgroup-v2.rst).
 
-The controller is on by itself wherever cgroups v2 holds it, and has no files; yet a kernel in whose root cgroup nobody
-ever enabled any controller has not switched it on either (its masks are computed at the first write). A counter is a descriptor, one for each
-event and CPU, and counts only while it is open: the figures begin with `start` and end with its owner. That is why this
-is no Controller, which would keep nothing.
+The controller has no files and is on by itself wherever cgroups v2 holds it; yet not in a kernel in whose root cgroup
+nobody has ever enabled any controller (its masks are computed at the first write).
+
+A counter is a descriptor, one for each event and CPU, and counts only while it is open: the figures begin with `start`
+and end with its owner. That is why this is no Controller, which would keep nothing.
 
 Where there is no PMU (most virtual machines) the kernel has its software events alone.
 """
