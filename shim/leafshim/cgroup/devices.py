@@ -168,6 +168,11 @@ def read(cgroup: Cgroup) -> Access | None:
         os.close(directory)
 
 
+def probe() -> None:
+    """Raises Unsupported where the kernel has no such programs, or takes none from us; KernelError."""
+    os.close(_load(Access()))
+
+
 def _read_if_any(cgroup: Cgroup) -> Access | None:
     try:
         return read(cgroup)

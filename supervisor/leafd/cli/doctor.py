@@ -12,6 +12,7 @@ import click
 
 from leafd.cli import output
 from leafd.cli.command import Caller, Command, Failure
+from leafshim.cgroup import devices
 from leafshim.cgroup.hierarchy import find_mount
 from leafshim.errors import LeafError
 
@@ -76,6 +77,7 @@ def examine(caller: Caller) -> Iterator[Finding]:
     else:
         yield Finding("cgroup2", OK, f"mounted at {mount}")
         yield from _controllers(mount)
+    yield _devices()
     yield _overlay()
     yield _pressure()
     yield from _supervisor(caller)
@@ -108,6 +110,14 @@ def _controllers(mount: str) -> Iterator[Finding]:
         if name not in offered:
             why = "a cgroup v1 hierarchy holds it" if name in elsewhere else "the kernel does not offer it"
             yield Finding(name, MISSING, f"{why}; without it: no {use}")
+
+
+def _devices() -> Finding:
+    try:
+        devices.probe()
+    except LeafError as error:
+        return Finding("devices", MISSING, f"{error}; without them: no --device, and containers can use any device")
+    return Finding("devices", OK, "device rules can be enforced")
 
 
 def _held_by_v1() -> set[str]:
