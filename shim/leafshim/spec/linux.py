@@ -1,5 +1,6 @@
 """The `linux` object: namespaces, ids, devices, paths, sysctls and resources."""
 
+from leafshim.cgroup import device_rules
 from leafshim.errors import InputError
 from leafshim.spec.fields import Fields, absolute
 from leafshim.spec.model import Device, DeviceRule, IdMapping, Linux, Resources
@@ -100,6 +101,7 @@ def resources(fields: Fields) -> Resources:
     """Reads and ends a `resources` object. InputError."""
     asked = limits(fields)
     rules = tuple(_device_rule(item) for item in fields.objects("devices"))
+    device_rules.of_rules(rules)  # refuses what cannot be in force together
     fields.end()
     return Resources(devices=rules, limits=asked)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from leafshim.errors import InputError
 from leafshim.spec import Capabilities, Device, DeviceRule, Mount, Rlimit, Spec, load, load_process
 
