@@ -142,7 +142,6 @@ class Container:
         self.cgroup = cgroup
         self.freezer = Freezer(self._loop, cgroup, self._leaf(), self._maybe_ended)
         self.freezer.paused = paused
-        self._new_oom()
 
     def _forget_creation(self) -> None:
         """Back to PREPARING, with nothing left of the attempt."""
