@@ -65,7 +65,7 @@ class Control:
             root=config.root,
             state=config.state,
             cgroups_root=layout.root,
-            controllers=sorted(Cgroup(layout.root).controllers()),
+            controllers=sorted(Cgroup(layout.mount).controllers()),
         )
 
     async def create(self, request: api.CreateRequest, call: "Call") -> api.Container:

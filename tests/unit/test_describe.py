@@ -1,14 +1,13 @@
-"""describe.py, limits.py: what a person asks for, as an OCI document that the shim's own loader accepts."""
+"""describe.py: what a person asks for, as an OCI document that the shim's own loader accepts."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from leafd import limits
 from leafd.describe import CAPABILITIES, Document, describe, describe_exec, parse_mount
 from leafshim import spec
-from leafshim.errors import InputError, NotFound, Unsupported
+from leafshim.errors import InputError, NotFound
 
 
 @pytest.fixture
@@ -215,56 +214,3 @@ def test_an_exec_as_somebody_else_has_their_rights(rootfs: str) -> None:
     assert process.capabilities.effective == 0
     assert process.terminal
     assert process.cwd == "/tmp"
-
-
-def test_limits_map_to_resources() -> None:
-    assert limits.resources() == {}
-    assert limits.resources(memory="256M", cpus=1.5, pids=100, cpuset="0-1") == {
-        "memory": {"limit": 256 << 20},
-        "cpu": {"quota": 150_000, "period": 100_000, "cpus": "0-1"},
-        "pids": {"limit": 100},
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [("1", 1), ("10b", 10), ("4k", 4096), ("64M", 64 << 20), ("1GiB", 1 << 30), ("2tb", 2 << 40)]
-)
-def test_sizes(text: str, count: int) -> None:
-    assert limits.size("--memory", text) == count
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "1x", "1 0"])
-def test_bad_sizes(text: str) -> None:
-    with pytest.raises(InputError, match="--memory"):
-        limits.size("--memory", text)
-
-
-@pytest.mark.parametrize("cpuset", ["", "a", "0-", "-1", "0,,1", "٣"])
-def test_bad_cpusets(cpuset: str) -> None:
-    with pytest.raises(InputError, match="--cpuset-cpus"):
-        limits.resources(cpuset=cpuset)
-
-
-def test_bad_numbers() -> None:
-    with pytest.raises(InputError, match="--cpus"):
-        limits.resources(cpus=0.0)
-    with pytest.raises(InputError, match="--cpus"):
-        limits.resources(cpus=float("nan"))
-    with pytest.raises(InputError, match="--pids"):
-        limits.resources(pids=0)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ({"memory": "1M"}, "--memory: this host has no memory controller in /sys/x"),
-        ({"cpus": 1.0}, "--cpus: this host has no cpu controller"),
-        ({"cpuset": "0"}, "--cpuset-cpus: this host has no cpuset controller"),
-        ({"pids": 5}, "--pids: this host has no pids controller"),
-    ],
-)
-def test_a_missing_controller_is_named(wanted: dict[str, object], message: str) -> None:
-    resources = limits.resources(**wanted)  # type: ignore[arg-type]
-    with pytest.raises(Unsupported, match=message):
-        limits.require(resources, ["hugetlb"], "/sys/x")
-    limits.require(resources, ["hugetlb", "memory", "cpu", "cpuset", "pids"], "/sys/x")

@@ -57,7 +57,7 @@ def translate(limits: Limits, in_force: InForce | None = None) -> Settings:
 
     Raises InputError, for limits at odds too.
     """
-    unified = [_unified(file, value) for file, value in limits.unified]
+    unified = [setting for file, value in limits.unified for setting in _unified(file, value)]
     found: list[Setting] = []
     for controller in CONTROLLERS:
         asked = [*controller.settings(limits, in_force or _default)]
@@ -127,7 +127,7 @@ class Isolator:
             controller.recover(self.cgroup)
 
     def _require(self, settings: Settings) -> None:
-        there = Cgroup(self.mount).controllers()
+        there = Cgroup(self.mount).controllers() if settings else frozenset()
         for setting in settings:
             if setting.controller not in there:
                 raise Unsupported(f"{setting.file}: this host has no cgroup2 controller {setting.controller}")
@@ -168,16 +168,24 @@ def _rule(file: str) -> File:
     return rule
 
 
-def _unified(file: str, value: str) -> Setting:
-    """`default` is whatever the file has in a new cgroup; keyed files have a `default` of their own, or none."""
+def _unified(file: str, value: str) -> Iterator[Setting]:
+    """`default` is whatever a new cgroup has; a keyed file takes any number of lines, and has defaults of its own."""
     rule = _rule(file)
-    return Setting(file, rule.default if value.strip() == DEFAULT and not rule.keyed else value.strip())
+    if rule.keyed:
+        yield from (Setting(file, line.strip()) for line in value.splitlines())
+    else:
+        yield Setting(file, rule.default if value.strip() == DEFAULT else value.strip())
 
 
 def _write_one(cgroup: Cgroup, setting: Setting) -> None:
     try:
         cgroup.write(setting.file, setting.value + "\n")  # without it an empty value would be no write at all
     except KernelError as error:
+        if error.errno == errno.ENOSPC and not setting.value:
+            # A cpuset that has been set cannot be emptied while processes are in it (kernel/cgroup/cpuset.c,
+            # validate_change): all that the cgroup above has comes to the same.
+            above = Cgroup(os.path.dirname(cgroup.path)).read(f"{setting.file}.effective")
+            return cgroup.write(setting.file, above)
         if error.errno in _VALUE_REFUSED:
             raise InputError(
                 f"{setting.file}: the kernel refuses {setting.value!r}: {os.strerror(error.errno)}"

@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "ps": ("look", "List the containers."),
         "inspect": ("look", "Show all that is known of a container, as JSON."),
+        "stats": ("stats", "Show what containers use."),
         "tree": ("tree", "Show containers, nested ones and their processes as a tree."),
         "logs": ("streams", "Print what a container wrote."),
         "events": ("streams", "Print what happened to the containers."),
@@ -37,6 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Change": {
         "stop": ("lifecycle", "Ask a container to end, then make it."),
         "kill": ("lifecycle", "Send a signal to a container."),
+        "update": ("limits", "Change the limits of a container that runs."),
         "pause": ("lifecycle", "Freeze all processes of a container."),
         "resume": ("lifecycle", "Let a paused container go on."),
         "rm": ("lifecycle", "Remove a stopped container."),

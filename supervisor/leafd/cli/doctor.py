@@ -22,10 +22,10 @@ OK, MISSING, FAILED = "ok", "missing", "failed"
 _CONTROLLERS = {
     "cpu": "--cpus",
     "cpuset": "--cpuset-cpus",
-    "io": "limits of disk traffic",
+    "io": "--io-max and --io-weight",
     "memory": "--memory",
     "pids": "--pids",
-    "hugetlb": "limits of huge pages",
+    "hugetlb": "--hugetlb",
 }
 _OLDEST_KERNEL = (5, 14)  # cgroup.kill
 _EXIT_OF_STRANGERS = (6, 15)  # PIDFD_INFO_EXIT

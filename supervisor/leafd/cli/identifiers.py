@@ -1,4 +1,4 @@
-"""Container ids as arguments: one or many, with completion in the shell."""
+"""Container ids as arguments: one, many or any number, with completion in the shell."""
 
 from typing import TypedDict
 
@@ -35,3 +35,4 @@ class _Argument(TypedDict, total=False):
 
 ONE: _Argument = {"type": _ContainerId(), "metavar": "ID"}
 MANY: _Argument = {"type": _ContainerId(), "metavar": "ID...", "nargs": -1, "required": True}
+ANY: _Argument = {"type": _ContainerId(), "metavar": "[ID...]", "nargs": -1}

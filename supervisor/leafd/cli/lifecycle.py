@@ -27,7 +27,7 @@ def stop_command(caller: Caller, containers: Sequence[str], seconds: float | Non
       leafctl stop -t 30 web worker
     """
     with caller.client() as client:
-        _each(containers, lambda container: client.stop(container, seconds))
+        each(containers, lambda container: client.stop(container, seconds))
 
 
 def _signal(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
@@ -60,7 +60,7 @@ def kill_command(caller: Caller, containers: Sequence[str], signal: int, everyth
       leafctl kill -s HUP web
     """
     with caller.client() as client:
-        _each(containers, lambda container: client.kill(container, signal, everything=everything))
+        each(containers, lambda container: client.kill(container, signal, everything=everything))
 
 
 @click.command("pause", cls=Command)
@@ -69,7 +69,7 @@ def kill_command(caller: Caller, containers: Sequence[str], signal: int, everyth
 def pause_command(caller: Caller, containers: Sequence[str]) -> None:
     """Freeze all processes of containers, by the cgroup freezer."""
     with caller.client() as client:
-        _each(containers, client.pause)
+        each(containers, client.pause)
 
 
 @click.command("resume", cls=Command)
@@ -78,7 +78,7 @@ def pause_command(caller: Caller, containers: Sequence[str]) -> None:
 def resume_command(caller: Caller, containers: Sequence[str]) -> None:
     """Let paused containers go on."""
     with caller.client() as client:
-        _each(containers, client.resume)
+        each(containers, client.resume)
 
 
 @click.command("rm", cls=Command)
@@ -94,7 +94,7 @@ def rm_command(caller: Caller, containers: Sequence[str], force: bool) -> None:
       leafctl rm -f web
     """
     with caller.client() as client:
-        _each(containers, lambda container: client.remove(container, force=force))
+        each(containers, lambda container: client.remove(container, force=force))
 
 
 @click.command("wait", cls=Command)
@@ -119,7 +119,7 @@ def wait_command(caller: Caller, container: str) -> int:
     return ended.exit.status
 
 
-def _each(containers: Sequence[str], act: Callable[[str], object]) -> None:
+def each(containers: Sequence[str], act: Callable[[str], object]) -> None:
     """Do it to every container, also after one failed; a line for each failure."""
     failure: Failure | None = None
     for container in containers:

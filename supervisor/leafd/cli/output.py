@@ -1,4 +1,4 @@
-"""What leafctl prints: JSON, tables, times and durations.
+"""What leafctl prints: JSON, tables, sizes, times and durations.
 
 Colours only help a person: none unless standard output is a terminal and NO_COLOR is unset (no-color.org).
 """
@@ -57,6 +57,16 @@ def duration(nanoseconds: int) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
+
+
+def size(count: int) -> str:
+    """`512 B`, `1.5 MiB`: in the largest unit that fits, with a decimal below 100."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.{1 if unit != 'B' and amount < 100 else 0}f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
 
 
 def since(moment: int) -> str:

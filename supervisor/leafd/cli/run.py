@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
@@ -12,6 +12,7 @@ from leafd import devices, limits, names
 from leafd.cli import output, views
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
+from leafd.cli.limits import limit_options
 from leafd.cli.terminal import signals_as_bytes, signals_as_interrupts, size
 from leafd.client import Client, CreateOptions
 from leafd.describe import Document, describe, parse, parse_mount, wants_terminal
@@ -33,15 +34,12 @@ _DESCRIBING = (
     "devices",
     "hostname",
     "net",
-    "memory",
-    "cpus",
-    "pids",
-    "cpuset_cpus",
+    *limits.CONTROLLERS,
 )
 """The parameters that say what config.json says, and so do not go with --bundle."""
 
 
-class Flags(TypedDict):
+class Flags(limits.Flags):
     """The command line, as click hands it over."""
 
     command: Sequence[str]
@@ -59,10 +57,6 @@ class Flags(TypedDict):
     devices: Sequence[str]
     hostname: str | None
     net: str
-    memory: str | None
-    cpus: float | None
-    pids: int | None
-    cpuset_cpus: str | None
     labels: Sequence[str]
     restart: str
     timeout: str | None
@@ -91,10 +85,7 @@ class Flags(TypedDict):
 )
 @click.option("--hostname", metavar="H", help="Host name; the id when absent.")
 @click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True, help="Network.")
-@click.option("--memory", metavar="SIZE", help="Limit of memory, as 256M.")
-@click.option("--cpus", type=float, metavar="N", help="Limit of CPU time, as 1.5.")
-@click.option("--pids", type=int, metavar="N", help="Limit of processes and threads.")
-@click.option("--cpuset-cpus", metavar="LIST", help="CPUs that it may use, as 0-1.")
+@limit_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label, shown by inspect.")
 @click.option(
     "--restart",
@@ -129,9 +120,7 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
         raise click.UsageError("no command: give one after --")
     if flags["restart"] != "no" and (flags["remove"] or not flags["detach"]):
         raise click.UsageError("--restart needs -d, and does not go with --rm")
-    resources = limits.resources(
-        memory=flags["memory"], cpus=flags["cpus"], pids=flags["pids"], cpuset=flags["cpuset_cpus"]
-    )
+    resources = limits.resources(flags)
     options: CreateOptions = {
         "labels": dict(_label(label) for label in flags["labels"]),
         "restart": flags["restart"],
@@ -152,7 +141,7 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
     with caller.client() as client:
         if resources:
             version = client.version()
-            limits.require(resources, version.controllers, version.cgroups_root)
+            limits.require(flags, version.controllers, version.cgroups_root)
         if flags["detach"]:
             container = _create(client, flags["name"], description, options)
             output.emit(views.container(container)) if caller.json else click.echo(container.id)

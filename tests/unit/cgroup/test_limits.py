@@ -70,6 +70,7 @@ def written(resources: dict[str, Any], **in_force: str) -> list[str]:
         ({"unified": {"cpuset.cpus.partition": "isolated"}}, ["cpuset.cpus.partition=isolated"]),
         ({"unified": {"io.max": "8:0 wiops=5 rbps=max"}}, ["io.max=8:0 rbps=max wiops=5"]),
         ({"unified": {"io.weight": "200"}}, ["io.weight=default 200"]),
+        ({"unified": {"io.weight": "default 200\n8:0 5"}}, ["io.weight=default 200", "io.weight=8:0 5"]),
         ({"unified": {"io.weight": "8:0 default"}}, ["io.weight=8:0 default"]),
         ({"unified": {"io.latency": "8:0 target=5000"}}, ["io.latency=8:0 target=5000"]),
         ({"unified": {"misc.max": "sev 2"}}, ["misc.max=sev 2"]),

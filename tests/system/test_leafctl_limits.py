@@ -1,0 +1,161 @@
+"""leafctl run, update and stats: limits from the flag to the kernel's file, and back."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leafshim.cgroup.hierarchy import Cgroup
+from tests.system.conftest import Leafd
+
+MiB = 1 << 20
+
+
+def patient(directory: Path) -> tuple[str, str]:
+    """Flags for a machine that is ten times slower, as a guest is."""
+    config = directory / "leafd.toml"
+    config.write_text("call_deadline = 50.0\n")
+    return ("--config", str(config))
+
+
+@pytest.fixture
+def leafd(tmp_path: Path) -> Iterator[Leafd]:
+    """A running leafd, and a patient one."""
+    installation = Leafd(tmp_path)
+    try:
+        installation.start(*patient(tmp_path))
+        yield installation
+    finally:
+        installation.close()
+
+
+def held(leafd: Leafd, container: str, *files: str) -> dict[str, str]:
+    cgroup = Cgroup(str(leafd.inspect(container)["cgroup"]))
+    return {file: cgroup.read(file).strip() for file in files}
+
+
+def succeed(leafd: Leafd, *arguments: str) -> str:
+    result = leafd.ctl(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_a_limit_goes_as_far_as_the_host_has_its_controller(leafd: Leafd) -> None:
+    succeed(leafd, "run", "-d", "--name", "web", "--hugetlb", "2MB=6M", "--", "sleep", "1000")
+    assert held(leafd, "web", "hugetlb.2MB.max", "hugetlb.2MB.rsvd.max") == {
+        "hugetlb.2MB.max": str(6 * MiB),
+        "hugetlb.2MB.rsvd.max": str(6 * MiB),
+    }
+    succeed(leafd, "update", "--hugetlb", "2MB=max", "web")
+    assert held(leafd, "web", "hugetlb.2MB.max") == {"hugetlb.2MB.max": "max"}
+    refused = leafd.ctl("update", "--hugetlb", "3MB=6M", "web")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "leafctl: update: hugetlb.3MB.rsvd.max: this kernel does not have it\n",
+    )
+    figures = json.loads(succeed(leafd, "--json", "stats", "web"))
+    assert [each["id"] for each in figures] == ["web"]
+    assert {size["pagesize"] for size in figures[0]["hugetlb"]} >= {"2MB"}
+    assert succeed(leafd, "stats").splitlines()[1].split()[0] == "web"
+
+
+def test_update_needs_something_to_change_and_somebody_to_change_it_for(leafd: Leafd) -> None:
+    nothing = leafd.ctl("update", "web")
+    assert (nothing.returncode, nothing.stderr) == (
+        2,
+        "leafctl: update: nothing to change: give a limit, as --memory 512M\n",
+    )
+    nobody = leafd.ctl("update", "--pids", "5", "web")
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith("leafctl: update: ")
+    assert "web" in nobody.stderr
+
+
+@pytest.mark.vm
+def test_every_flag_is_in_its_file(leafd: Leafd, tmp_path: Path) -> None:
+    number = os.stat("/dev/loop0").st_rdev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    succeed(
+        leafd, "run", "-d", "--name", "web",
+        "--memory", "256M", "--memory-low", "64M", "--memory-high", "200M", "--memory-swap", "384M",
+        "--cpus", "1.5", "--cpu-weight", "250", "--cpuset-cpus", "0,1", "--cpuset-mems", "0", "--pids", "100",
+        "--io-max", "/dev/loop0,rbps=1M,wiops=50", "--io-weight", "300", "--hugetlb", "2MB=4M",
+        "--", "sleep", "1000",
+    )  # fmt: skip
+    promised = {
+        "memory.max": str(256 * MiB),
+        "memory.low": str(64 * MiB),
+        "memory.high": str(200 * MiB),
+        "memory.swap.max": str(128 * MiB),
+        "cpu.max": "150000 100000",
+        "cpu.weight": "250",
+        "cpuset.cpus": "0-1",
+        "cpuset.mems": "0",
+        "pids.max": "100",
+        "io.max": f"{device} rbps={MiB} wbps=max riops=max wiops=50",
+        "io.weight": "default 300",
+        "hugetlb.2MB.max": str(4 * MiB),
+        "hugetlb.2MB.rsvd.max": str(4 * MiB),
+    }
+    assert held(leafd, "web", *promised) == promised
+    leafd.kill()  # limits are the kernel's: nobody has to keep them, and the shim changes them
+    succeed(
+        leafd, "update", "--memory", "max", "--memory-low", "0", "--memory-high", "max", "--memory-swap", "max",
+        "--cpus", "max", "--cpu-weight", "100", "--cpuset-cpus", "default", "--cpuset-mems", "default",
+        "--pids", "max", "--io-max", f"{device},rbps=max,wiops=max", "--io-weight", "100", "--hugetlb", "2MB=max",
+        "web",
+    )  # fmt: skip
+    leafd.start(*patient(tmp_path))
+    assert held(leafd, "web", *promised) == {
+        "memory.max": "max",
+        "memory.low": "0",
+        "memory.high": "max",
+        "memory.swap.max": "max",
+        "cpu.max": "max 100000",
+        "cpu.weight": "100",
+        "cpuset.cpus": Cgroup(leafd.cgroups_root).read("cpuset.cpus.effective").strip(),
+        "cpuset.mems": "0",
+        "pids.max": "max",
+        "io.max": "",
+        "io.weight": "default 100",
+        "hugetlb.2MB.max": "max",
+        "hugetlb.2MB.rsvd.max": "max",
+    }
+
+
+@pytest.mark.vm
+def test_memory_is_not_taken_from_who_uses_it(leafd: Leafd) -> None:
+    program = "held = bytearray(b'x' * (96 << 20)); print('held', flush=True); import time; time.sleep(1000)"
+    succeed(leafd, "run", "-d", "--name", "web", "--memory", "256M", "--", "python3", "-c", program)
+    with leafd.client as client, client.logs("web", follow=True) as log:
+        assert next(iter(log)).data == b"held\n"
+    figures = json.loads(succeed(leafd, "--json", "stats", "web"))[0]
+    assert figures["memory"]["usage"] > 96 * MiB
+    assert figures["memory"]["usage_limit"] == 256 * MiB
+    assert figures["memory"]["swap_limit"] is None
+    assert figures["pids"] == {"current": 1, "limit": None}
+    refused = leafd.ctl("update", "--memory", "32M", "--pids", "7", "web")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"leafctl: update: memory.max {32 * MiB}: ")
+    assert refused.stderr.endswith("; nothing was changed\n")
+    assert held(leafd, "web", "memory.max", "pids.max") == {"memory.max": str(256 * MiB), "pids.max": "max"}
+    succeed(leafd, "update", "--memory", "32M", "--kill", "web")
+    assert leafd.ctl("wait", "web").returncode == 137
+    assert leafd.inspect("web")["exit_cause"] == "oom"
+
+
+@pytest.mark.vm
+def test_a_root_of_several_levels_has_limits(tmp_path: Path) -> None:
+    installation = Leafd(tmp_path)
+    top = installation.name
+    installation.name = f"{top}/two/levels"
+    installation.cgroups_root = f"{installation.cgroups_root}/two/levels"
+    try:
+        installation.start(*patient(tmp_path))
+        succeed(installation, "run", "-d", "--name", "web", "--pids", "9", "--", "sleep", "1000")
+        assert held(installation, "web", "pids.max") == {"pids.max": "9"}
+    finally:
+        installation.close()
+        Cgroup(installation.cgroups_root.removesuffix("/two/levels")).remove_tree(10)
