@@ -13,33 +13,44 @@ Rules:
    init becomes our child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py,
    `exit_info`).
 4. A zygote that dies is replaced when the next shim is asked for.
+5. One spare shim is kept ready, so that a launch does not wait for a fork.
 """
 
 import gc
-import json
 import os
 import signal as signal_numbers
 import socket
 import sys
+from typing import NamedTuple
 
 from leafshim import __version__, zygote
 from leafshim import loop as loops
 from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
-from leafshim.api.task import Mount
 from leafshim.bundle import Bundle
-from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
-from leafshim.launch.plan import plan_init
 from leafshim.loop import Loop
+from leafshim.rehearsal import rehearse
 from leafshim.shim import Shim, authorized
-from leafshim.spec import load
 
 PACKET_MAX = 64 << 10
 LISTENER = "listener"
 ZYGOTE_PATIENCE = 5.0  # seconds for one fork
 
+SPARE_DELAY = 0.01  # seconds after a launch, which has the processors to itself
+
 Answer = tuple[Reply, list[int]]
+
+
+class Spare(NamedTuple):
+    """A shim that waits for its container: it is told on `line`. Both descriptors are the nursery's."""
+
+    pid: int
+    start_time: int
+    pidfd: int
+    line: socket.socket
+    cgroup: str
 
 
 class Nursery:
@@ -52,6 +63,7 @@ class Nursery:
         self._shims: dict[int, str] = {}
         self._kept: dict[str, dict[str, int]] = {}
         self._zygote = start_zygote()
+        self._spare: Spare | None = None
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
         server.setblocking(False)
         loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
@@ -118,28 +130,55 @@ class Nursery:
     # Forking.
 
     def _spawn(self, request: Spawn) -> Answer:
+        """Give the spare shim its container, and see to another spare when this launch is over."""
+        if self._spare is not None and self._spare.cgroup != request.cgroup:
+            self._drop_spare()
+        spare = self._spare or self._fork(request.cgroup)
+        self._spare = None
         bundle = Bundle(request.bundle)
-        listener = fdpass.listen(bundle.socket)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        cgroup = Cgroup(request.cgroup).open()
         try:
-            pid, fd = self._fork(f"{request.id}\0{bundle.path}", [listener.fileno(), theirs.fileno(), cgroup])
-        finally:
-            os.close(cgroup)
-            theirs.close()
-        self._shims[pid] = request.id
+            listener = fdpass.listen(bundle.socket)
+            fdpass.send(spare.line, f"{request.id}\0{bundle.path}".encode(), [listener.fileno()])
+        except BaseException:
+            spare.line.close()  # which ends it
+            raise
+        self._shims[spare.pid] = request.id
         self._hold(request.id, LISTENER, listener.detach())
-        self._serve(ours)
-        return Reply(code=Code.OK, pid=pid, start_time=pidfd.start_time(pid)), [fd]
+        self._serve(spare.line)
+        self._loop.call_later(SPARE_DELAY, lambda: self._make_spare(request.cgroup))
+        return Reply(code=Code.OK, pid=spare.pid, start_time=spare.start_time), [spare.pidfd]
 
-    def _fork(self, packet: str, descriptors: list[int]) -> tuple[int, int]:
-        """(pid, pidfd) of a new shim. A zygote that is gone is replaced, once."""
+    def _make_spare(self, cgroup: str) -> None:
+        if self._spare is None:
+            try:
+                self._spare = self._fork(cgroup)
+            except LeafError:
+                return  # the next Spawn tries itself, and tells
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.line.close()
+            os.close(self._spare.pidfd)
+            self._spare = None
+
+    def _fork(self, cgroup: str) -> Spare:
+        """A new shim without a container. A zygote that is gone is replaced, once."""
+        directory = Cgroup(cgroup).open()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            return _ask(self._zygote, packet, descriptors)
-        except Unavailable:
-            self._zygote.close()
-            self._zygote = start_zygote()
-            return _ask(self._zygote, packet, descriptors)
+            try:
+                pid, fd = _ask(self._zygote, [theirs.fileno(), directory])
+            except Unavailable:
+                self._zygote.close()
+                self._zygote = start_zygote()
+                pid, fd = _ask(self._zygote, [theirs.fileno(), directory])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(directory)
+        return Spare(pid, pidfd.start_time(pid), fd, ours, cgroup)
 
     def _reap(self) -> None:
         """Shims, and inits whose shim died (rule 4)."""
@@ -151,6 +190,8 @@ class Nursery:
                 return
             if pid == 0:
                 return
+            if self._spare is not None and pid == self._spare.pid:
+                self._drop_spare()
             if pid in self._shims:
                 notice = Packet(notice=Notice(id=self._shims.pop(pid), pid=pid, wait_status=status))
                 for connection in tuple(self._supervisors.values()):
@@ -188,7 +229,8 @@ class Nursery:
 
     def _survey(self) -> Answer:
         held = [Held(id=container_id, names=list(names)) for container_id, names in self._kept.items()]
-        return Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()), []
+        spare = self._spare.pid if self._spare is not None else 0
+        return Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid(), spare_pid=spare), []
 
 
 def start_zygote() -> socket.socket:
@@ -206,9 +248,10 @@ def start_zygote() -> socket.socket:
     return ours
 
 
-def _ask(line: socket.socket, packet: str, descriptors: list[int]) -> tuple[int, int]:
+def _ask(line: socket.socket, descriptors: list[int]) -> tuple[int, int]:
+    """(pid, pidfd) of a new shim."""
     try:
-        fdpass.send(line, packet.encode(), descriptors)
+        fdpass.send(line, b"fork", descriptors)
         answer, received = fdpass.receive(line, zygote.PACKET_MAX, 1)
     except KernelError as error:
         raise Unavailable(f"the zygote does not answer: {error}") from error
@@ -239,22 +282,12 @@ def main() -> None:
     process.set_name("leafd-nursery")
     process.set_dumpable(False)
     process.set_child_subreaper(True)
-    _rehearse()
+    rehearse()
     gc.collect()
     loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
     Nursery(loop, server)
     gc.freeze()
     loop.run()
-
-
-def _rehearse() -> None:
-    """Read and plan a container, without making it: what is imported, compiled or looked up on the way is then there
-    before the first fork, once for all shims."""
-    namespaces = [{"type": name} for name in ("pid", "ipc", "uts", "mount", "cgroup")]
-    process = {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": False}
-    document = {"ociVersion": "1.2.0", "process": process, "linux": {"namespaces": namespaces, "cgroupsPath": "/x"}}
-    plan_init(load(json.dumps(document).encode()), [Mount(type="host-overlay", source="/")], "/")
-    find_mount()
 
 
 def _leave_the_hosts_interpreter() -> None:

@@ -21,6 +21,7 @@ from leafshim.errors import KernelError
 from leafshim.keeper import Keeper
 from leafshim.kernel import fdpass, pidfd
 from leafshim.loop import Loop
+from leafshim.rehearsal import rehearse
 from leafshim.service import Service
 from leafshim.sleeper import Sleeper
 from leafshim.ttrpc.server import Server
@@ -41,39 +42,46 @@ class Shim:
         self._boot_id = pidfd.boot_id()
         self._taken_in = 0
 
-    def live(self, container_id: str, bundle: Bundle, listener: int, nursery: int, arrivals: int) -> None:
-        """Serve one container, until Shutdown.
+    def live(self, nursery: int, arrivals: int) -> None:
+        """Wait for a container, and serve it until Shutdown.
 
-        `listener`, `nursery` (-1: none) and `arrivals`, a signalfd of `SIGNALS`, are descriptors.
+        `nursery` and `arrivals`, a signalfd of `SIGNALS`, are descriptors. The first packet from the nursery is the
+        container's id, NUL and its directory, with the listening socket attached; an end of file ends the shim.
         """
         os.setsid()
         _set_name(b"leafd-shim")
-        rest = Sleeper(listener, arrivals)
+        rest = Sleeper(arrivals)
         crashes = 0
         going_on = True
         while going_on:
-            if crashes in (0, sleeper.CRASHES):
+            if rest.identity and crashes in (0, sleeper.CRASHES):
                 rest.sleep()
                 crashes = 0
             line, workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             worker = os.fork()
             if worker == 0:
                 line.close()
-                self._work(container_id, bundle, rest, nursery, workers_end)
+                self._work(rest, nursery, workers_end)
             workers_end.close()
             line.setblocking(False)
-            going_on = rest.supervise(worker, line)
+            going_on = rest.supervise(worker, line) and rest.identity != b""
             line.close()
             crashes = crashes + 1 if rest.crashed else 0
 
-    def _work(self, container_id: str, bundle: Bundle, rest: Sleeper, nursery: int, line: socket.socket) -> NoReturn:
+    def _work(self, rest: Sleeper, nursery: int, line: socket.socket) -> NoReturn:
         """A worker's life."""
         status = 1
         try:
             _set_name(b"leafd-worker")
             shim = os.getppid()
-            self.container.begin(container_id, bundle, (shim, pidfd.start_time(shim)), self._boot_id)
-            self.keeper.connect(socket.socket(fileno=nursery) if nursery >= 0 else None)
+            identity = shim, pidfd.start_time(shim)
+            keeper = socket.socket(fileno=nursery)
+            if not rest.identity:
+                rehearse()
+                self._await_container(rest, keeper, line)
+            container_id, _, directory = rest.identity.decode().partition("\0")
+            self.container.begin(container_id, Bundle(directory), identity, self._boot_id)
+            self.keeper.connect(keeper)
             server = Server(self.loop, socket.socket(fileno=rest.listener), self.methods, authorized, self._note_defect)
             line.setblocking(False)
             self.loop.add(line.fileno(), loops.READ, lambda _mask: self._hear(line))
@@ -91,6 +99,14 @@ class Shim:
             self._note_defect(error)
         finally:
             os._exit(status)
+
+    def _await_container(self, rest: Sleeper, nursery: socket.socket, line: socket.socket) -> None:
+        """Learn whose shim we are, and let the sleeper know."""
+        rest.identity, descriptors = fdpass.receive(nursery, sleeper.PACKET_MAX, 1)
+        if not rest.identity:
+            os._exit(0)
+        (rest.listener,) = descriptors
+        fdpass.send(line, sleeper.HEADER.pack(0, 0, sleeper.ASSIGNED, 0) + rest.identity, descriptors)
 
     def _rest_when_idle(self, server: Server) -> None:
         """Before each wait from now on: is there anything to wait for that the sleeper cannot wait for as well?"""

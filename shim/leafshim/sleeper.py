@@ -18,7 +18,7 @@ Rules:
    after `CRASHES` in a row it waits for the next event, so that a defect does not burn the machine.
 
 A message on the line is one packet. To the worker: `pid status`. From the worker: a header, a mask for each descriptor,
-the snapshot.
+the snapshot; or, from the first one, the container's identity and the listening socket.
 """
 
 import errno
@@ -34,18 +34,20 @@ from leafshim.kernel import fdpass, signals
 CRASHES = 3
 PACKET_MAX = 1 << 20
 HEADER = struct.Struct("=IdBB")  # reaped and taken in, deadline (monotonic s, 0 none), whether it is the last, count
-GOING_ON, RESTING, DONE = 0, 1, 2
+GOING_ON, RESTING, DONE, ASSIGNED = 0, 1, 2, 3
 
 
 class Sleeper:
-    """`listener` and `arrivals` (a signalfd) are descriptors, as are those of the last `snapshot`.
+    """`arrivals` (a signalfd) is a descriptor, as are `listener` and those of the last `snapshot`.
 
+    `identity`: the container's id, NUL, its directory; empty before the first worker has learnt it.
     `reaped`: (pid, wait status) of children that no snapshot has taken in yet.
     """
 
-    def __init__(self, listener: int, arrivals: int) -> None:
-        self.listener = listener
+    def __init__(self, arrivals: int) -> None:
         self.arrivals = arrivals
+        self.identity = b""
+        self.listener = -1
         self.snapshot = b""
         self.descriptors: list[int] = []
         self.reaped: list[tuple[int, int]] = []
@@ -120,7 +122,11 @@ class Sleeper:
             return error.errno in (errno.ECONNRESET, errno.EAGAIN)
         if not packet:
             return False
-        taken, self._deadline, self._verdict, count = HEADER.unpack_from(packet)
+        taken, deadline, verdict, count = HEADER.unpack_from(packet)
+        if verdict == ASSIGNED:
+            self.identity, (self.listener,) = packet[HEADER.size :], descriptors
+            return True
+        self._deadline, self._verdict = deadline, verdict
         del self.reaped[:taken]
         for fd in self.descriptors:
             os.close(fd)

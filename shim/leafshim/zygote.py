@@ -4,14 +4,15 @@ A shim shares every page with its siblings that nobody has written since the for
 use of an object counts references), and a page that the parent writes between two forks is private to the child of the
 first. So what forks must do as little as possible: the nursery talks and keeps, the zygote only forks.
 
-    nursery                                  zygote
-      ── id NUL bundle [listener, line, cgroup] ──▶
-      ◀── pid [pidfd] ─────────────────────────────    or  errno 0 text, where the kernel refused
+    nursery                       zygote
+      ── [line, cgroup] ────────────▶
+      ◀── pid [pidfd] ───────────────    or  !errno system call, where the kernel refused
 
 Rules:
 1. One packet a shim, one packet an answer. End of file on the line ends the zygote.
 2. A shim is made with CLONE_PARENT: its parent is the nursery, which outlives the zygote and reaps.
 3. The child closes all that is not its own before it does anything.
+4. A shim does not know its container yet: that comes on its line, later (`Shim.live`).
 """
 
 import gc
@@ -20,7 +21,6 @@ import socket
 import sys
 from typing import NoReturn
 
-from leafshim.bundle import Bundle
 from leafshim.errors import KernelError
 from leafshim.kernel import fdpass, signals
 from leafshim.kernel.clone import CLONE_PARENT, clone3
@@ -37,35 +37,33 @@ def serve(line: socket.socket, shim: Shim) -> NoReturn:
     gc.collect()
     gc.freeze()
     while True:
-        request, descriptors = fdpass.receive(line, PACKET_MAX, 3)
+        request, descriptors = fdpass.receive(line, PACKET_MAX, 2)
         if not request:
             os._exit(0)
-        listener, nursery, cgroup = descriptors
+        nursery, cgroup = descriptors
         try:
             pid, pidfd = clone3(CLONE_PARENT, cgroup=cgroup)
         except KernelError as error:
             fdpass.send(line, b"%s%d %s" % (REFUSED, error.errno, error.syscall.encode()), [])
         else:
             if pid == 0:
-                _become(shim, request, listener, nursery, arrivals)
+                _become(shim, nursery, arrivals)
             fdpass.send(line, b"%d" % pid, [pidfd])
             os.close(pidfd)
         for fd in descriptors:
             os.close(fd)
 
 
-def _become(shim: Shim, request: bytes, listener: int, nursery: int, arrivals: int) -> NoReturn:
+def _become(shim: Shim, nursery: int, arrivals: int) -> NoReturn:
     """The rest of a child's life. The zygote's objects stay referenced by the frames below us, so none of them is
     ever finalized here and closes a descriptor number that has become ours."""
     status = 1
     try:
-        first = 3
-        for kept in sorted((listener, nursery, arrivals)):
-            os.closerange(first, kept)
-            first = kept + 1
-        os.closerange(first, 1 << 30)
-        container_id, _, bundle = request.decode().partition("\0")
-        shim.live(container_id, Bundle(bundle), listener, nursery, arrivals)
+        low, high = sorted((nursery, arrivals))
+        os.closerange(3, low)
+        os.closerange(low + 1, high)
+        os.closerange(high + 1, 1 << 30)
+        shim.live(nursery, arrivals)
         status = 0
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)  # the nursery's log

@@ -36,7 +36,8 @@ async def reap(environment: Environment, table: Table) -> int:
     found = orphan_cgroups(environment, table)
     table.reaping.update(found)
     await asyncio.gather(*(_reap_cgroup(environment, table, each) for each in found))
-    return len(found) + _reap_shims(environment, table)
+    spare = (await environment.nursery.survey()).spare_pid
+    return len(found) + _reap_shims(environment, table, spare)
 
 
 def orphan_cgroups(environment: Environment, table: Table) -> list[str]:
@@ -62,14 +63,14 @@ async def _reap_cgroup(environment: Environment, table: Table, container_id: str
         table.reaping.discard(container_id)
 
 
-def _reap_shims(environment: Environment, table: Table) -> int:
+def _reap_shims(environment: Environment, table: Table, spare: int) -> int:
     containers = [each.record for each in table.all()]
     silent = [each.record for each in table.all() if each.life.silent]
     if any(each.state in (PROVISIONING, PREPARING) for each in containers) or any(not each.shim_pid for each in silent):
         return 0
     cgroup = Cgroup(environment.layout.shims)
     reaped = 0
-    shims = {each.shim_pid for each in containers}
+    shims = {each.shim_pid for each in containers} | {spare}
     for pid in set(cgroup.processes()) - shims:
         # A shim's worker is its child. One whose shim is dead ends by itself.
         if parent_of(pid) not in shims and signal_member(cgroup, pid, _SIGKILL):

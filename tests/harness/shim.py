@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,15 +32,19 @@ class Shim:
 
     def _begin(self) -> None:
         self.cgroup = Cgroup(os.path.join(find_mount(), f"leafd-test-{os.getpid()}-{secrets.token_hex(4)}"))
-        listener = fdpass.listen(self.bundle.socket)
+        nursery, line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                nursery.close()
                 arrivals = signals.signalfd(shim_main.SIGNALS)
-                shim_main.Shim().live(ID, self.bundle, listener.fileno(), -1, arrivals)
+                shim_main.Shim().live(line.fileno(), arrivals)
             finally:
                 os._exit(0)
-        listener.close()
+        line.close()
+        with fdpass.listen(self.bundle.socket) as listener:
+            fdpass.send(nursery, f"{ID}\0{self.bundle.path}".encode(), [listener.fileno()])
+        nursery.close()
         self.client = self.connect()
 
     def connect(self) -> Client:

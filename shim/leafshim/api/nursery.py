@@ -63,6 +63,7 @@ class Reply(_Message):
     held: list[Held] = pb.repeated(pb.message(Held, 6))  # Survey
     version: str = pb.string(7)  # Survey: of leafshim
     nursery_pid: int = pb.uint32(8)  # Survey
+    spare_pid: int = pb.uint32(9)  # Survey: a shim that waits for its container; 0 = none
 
 
 class Notice(_Message):
