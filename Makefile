@@ -31,7 +31,7 @@ test: lint ## Run every test: natively where this kernel can, the others in a vi
 .PHONY: bench
 bench: $(READY) ## Measure start-up times and memory, beside crun and runc
 	@.ci/install crun runc
-	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python -m tests.bench.bench
 
 .PHONY: lint
 lint: $(READY) ## Check style, types and who imports whom

@@ -95,16 +95,16 @@ class Container:
             if options.start:
                 init.release(running, undo)
                 return
-            self._move(state.ISOLATING)
             self.events.publish("create", pid=init.pid, expected=True)
+            self._move(state.ISOLATING)
             done()
 
         def running() -> None:
             self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
             self.events.publish("create", pid=init.pid, expected=True)
             self._started(init)
-            self._tell_change()
             done()
+            self._tell_change()
 
         def undo(error: LeafError) -> None:
             self._forget_creation()
@@ -174,6 +174,7 @@ class Container:
 
     def _started(self, init: Process) -> None:
         self.events.publish("start", pid=init.pid, expected=True)
+        self._save()
         if self.options.timeout:
             self.limit_time(time.monotonic() + self.options.timeout / 1e9)
 

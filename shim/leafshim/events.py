@@ -30,7 +30,7 @@ class Events:
     """The events of one container; `first` is the number of the first one to come.
 
     `kept`: those not acknowledged. `persist()` is called with each event before it is told, `ring()` after it when
-    nobody listens.
+    nobody listens; neither for one that is `expected`: who caused it persists and collects.
     """
 
     def __init__(self, first: int = 1) -> None:
@@ -43,11 +43,12 @@ class Events:
     def publish(
         self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None, expected: bool = False
     ) -> Event:
-        """Number an event, keep it, and tell the listeners. `expected`: whoever caused it collects it anyway."""
+        """Number an event, keep it, and tell the listeners."""
         self.last += 1
         event = Event(sequence=self.last, timestamp=time.time_ns(), type=kind, exec_id=exec_id, pid=pid, exit=end)
         self.kept.append(event)
-        self.persist()
+        if not expected:
+            self.persist()
         for listener in list(self._listeners):
             self._feed(listener)
         if not self._listeners and not expected:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.system.conftest import BIN, DEADLINE, Leafd
+from tests.harness.leafd import BIN, DEADLINE, Leafd
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 1; done"
 

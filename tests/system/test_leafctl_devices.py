@@ -11,7 +11,7 @@ from leafshim.cgroup.devices import read
 from leafshim.cgroup.hierarchy import Cgroup
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Leafd
+    from tests.harness.leafd import Leafd
 
 DEFAULTS = Access.of(DEFAULT)
 # To open kmsg for writing needs no capability, and every kernel has it.

@@ -14,7 +14,7 @@ from leafd.session import Session, attach, execute
 from leafshim.errors import NotFound, StateError
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Leafd, Terminal
+    from tests.harness.leafd import Leafd, Terminal
 
 DEADLINE = 60
 

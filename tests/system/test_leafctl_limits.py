@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leafshim.cgroup.hierarchy import Cgroup
-from tests.system.conftest import Leafd
+from tests.harness.leafd import Leafd
 
 MiB = 1 << 20
 

@@ -15,7 +15,7 @@ from leafd.describe import describe
 from leafshim.errors import AlreadyExists, DeadlineExceeded, InputError, NotFound
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Leafd
+    from tests.harness.leafd import Leafd
 
 DEADLINE = 60
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")

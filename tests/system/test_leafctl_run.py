@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Leafd, Terminal
+    from tests.harness.leafd import Leafd, Terminal
 
 DEADLINE = 60
 BURST = (

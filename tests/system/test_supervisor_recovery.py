@@ -20,7 +20,7 @@ from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.state import ISOLATING, RUNNING, STOPPED
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Leafd
+    from tests.harness.leafd import Leafd
 
 SLEEP = describe(
     ("sleep", "1000")
@@ -222,7 +222,7 @@ def test_a_silent_shim_is_unknown_and_holds_nobody_up(leafd: "Leafd") -> None:
     with leafd.client as client:
         silent = client.create("silent", SLEEP, start=True)
         client.create("web", SLEEP, start=True)
-        os.kill(silent.shim_pid, signal.SIGSTOP)
+        _stop(silent.shim_pid)
         states = {each.id: each.state for each in client.list()}
         assert states == {"silent": "UNKNOWN", "web": RUNNING}
     leafd.kill()
@@ -244,7 +244,7 @@ def test_a_silent_shim_does_not_save_its_container_from_removal(leafd: "Leafd", 
     leafd.start("--config", str(file))
     with leafd.client as client:
         silent = client.create("silent", SLEEP, start=True)
-        os.kill(silent.shim_pid, signal.SIGSTOP)
+        _stop(silent.shim_pid)
         client.remove("silent", force=True)
         assert client.list() == []
         assert not os.path.exists(silent.cgroup)
@@ -364,4 +364,11 @@ def test_supervisors_side_by_side_do_not_know_of_each_other(leafd: "Leafd", tmp_
 def _wait_for(path: Path) -> None:
     """Return when the file is there; its directory is watched by nothing, so it is looked at again and again."""
     while not path.exists():
+        os.sched_yield()
+
+
+def _stop(pid: int) -> None:
+    """Stop a process, and see that it has: it stops when it next runs (signal(7))."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         os.sched_yield()
