@@ -11,6 +11,7 @@ Rules:
 import os
 import signal as signal_numbers
 import socket
+import sys
 from typing import NoReturn
 
 from leafshim import loop as loops
@@ -106,7 +107,10 @@ class Shim:
         if not rest.identity:
             os._exit(0)
         (rest.listener,) = descriptors
-        fdpass.send(line, sleeper.HEADER.pack(0, 0, sleeper.ASSIGNED, 0) + rest.identity, descriptors)
+        try:
+            fdpass.send(line, sleeper.HEADER.pack(0, 0, sleeper.ASSIGNED, 0) + rest.identity, descriptors)
+        except KernelError:
+            os._exit(1)  # without a sleeper, as in `_hear`
 
     def _rest_when_idle(self, server: Server) -> None:
         """Before each wait from now on: is there anything to wait for that the sleeper cannot wait for as well?"""
@@ -150,6 +154,9 @@ class Shim:
 
     def _note_defect(self, error: BaseException) -> None:
         """A bug of ours must not end the shim, and must not vanish either."""
+        if not self.container.bundle.path:  # nobody's shim yet: the nursery's log will do
+            sys.excepthook(type(error), error, error.__traceback__)
+            return
         import traceback  # only here: it costs more than the shim's other imports together
 
         with open(os.path.join(self.container.bundle.path, "defects"), "a", encoding="utf-8") as file:

@@ -91,7 +91,8 @@ def execs(client: Client, socket: str, document: dict[str, object], peers: Peers
     def ours() -> int:
         began = time.perf_counter_ns()
         with execute(socket, "execs", ["true"]) as session:
-            session.communicate()
+            for _ in session:
+                pass
         return time.perf_counter_ns() - began
 
     rivals = {"leafd": ours, "crun": lambda: peers.measure("exec", "crun")}
@@ -164,7 +165,9 @@ def portable(document: dict[str, object]) -> dict[str, object]:
 def installation() -> Iterator[tuple[Leafd, Path]]:
     """A leafd of our own, and a directory that goes with it."""
     with tempfile.TemporaryDirectory(prefix="leafd-bench-") as directory:
-        leafd = Leafd(Path(directory) / "leafd")
+        home = Path(directory) / "leafd"
+        home.mkdir()
+        leafd = Leafd(home)
         try:
             leafd.start()
             yield leafd, Path(directory)
