@@ -164,6 +164,8 @@ class Life:
         journal, entry = self.environment.journal, self.record
         try:
             shim.watch(entry.shim_pid, entry.shim_start_time, self.nudge)
+            if self._init < 0:  # first of all: should shim and nursery die now, only this tells how init ended
+                self._init = recovery.open_init(entry, self.environment)
             info, self._info = self._info, None
             if info is not None:
                 self._absorb(info)
@@ -181,8 +183,6 @@ class Life:
                     if info is not None and info.exit is not None:  # all of it is in the journal already
                         return await self._finish(info.exit)
                     shim.rest()
-                if self._init < 0:
-                    self._init = recovery.open_init(entry, self.environment)
                 self._behind = True  # whatever wakes us: it has something to tell
                 await self._nudge.wait()
         except PeerError as error:

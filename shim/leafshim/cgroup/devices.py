@@ -15,6 +15,7 @@ own is refused; one that has the defaults runs without them, as it would under a
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from leafshim.cgroup.controller import Controller
@@ -67,6 +68,7 @@ def prepare(cgroup: Cgroup, rules: "Sequence[DeviceRule]") -> None:
             raise
 
 
+@cache
 def compile_access(access: Access) -> bpf.Code:
     """The program that decides by these two lists, with the lists before it for `decode`."""
     code: list[bpf.Instruction] = []

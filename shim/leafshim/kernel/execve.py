@@ -9,9 +9,9 @@ from typing import NoReturn
 from leafshim.errors import InternalError
 from leafshim.kernel import syscalls
 
-_sigaction = syscalls.Call("sigaction", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_DEFAULT_ACTION = bytes(256)  # struct sigaction, 152 bytes: SIG_DFL is 0, the mask is empty
-_RESETTABLE = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
+_DEFAULT_ACTION = bytes(32)  # the kernel's struct sigaction: SIG_DFL is 0, the mask is empty
+_SIGSET_BYTES = 8
+_RESETTABLE = tuple(number for number in range(1, 34) if number not in (signal.SIGKILL, signal.SIGSTOP))
 _execve = syscalls.Call("execve", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -35,8 +35,9 @@ def reset_signals() -> None:
 
     execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. In a forked child the
     handlers have to go as well: Python's write to the parent's wake-up descriptor. Not by signal.signal, whose
-    enumerations take a fresh child five times as long. Real-time signals are left alone: nobody here uses them.
+    enumerations take a fresh child five times as long. Of the real-time signals only glibc's own are reset: whoever is
+    started by its posix_spawn, as everything below make is, has 32 ignored.
     """
     for number in _RESETTABLE:
-        _sigaction(number, _DEFAULT_ACTION, None)
+        syscalls.rt_sigaction(number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -60,6 +60,9 @@ sethostname = Call("sethostname", c_char_p, c_ulong)
 setdomainname = Call("setdomainname", c_char_p, c_ulong)
 capset = Call("capset", c_void_p, c_void_p)
 
+# Raw, because glibc's wrapper refuses its own two signals, and its posix_spawn leaves one of them ignored.
+rt_sigaction = Call("rt_sigaction", c_int, c_void_p, c_void_p, c_ulong, number=_number(13, 134))
+
 # Raw, because glibc's wrappers signal every thread that it believes to exist, and after clone3 it believes wrongly.
 setgroups = Call("setgroups", c_ulong, c_void_p, number=_number(116, 159))
 setresgid = Call("setresgid", c_uint, c_uint, c_uint, number=_number(119, 149))
