@@ -38,7 +38,9 @@ PACKET_MAX = 64 << 10
 LISTENER = "listener"
 ZYGOTE_PATIENCE = 5.0  # seconds for one fork
 
-SPARE_DELAY = 0.01  # seconds after a launch, which has the processors to itself
+# Seconds until the next spare is forked: a launch has the processors to itself until its init is kept, and a little
+# longer; one that keeps nothing has failed.
+SPARE_DELAY, SPARE_DELAY_AT_MOST = 0.005, 0.1
 
 Answer = tuple[Reply, list[int]]
 
@@ -64,6 +66,7 @@ class Nursery:
         self._kept: dict[str, dict[str, int]] = {}
         self._zygote = start_zygote()
         self._spare: Spare | None = None
+        self._launching: dict[str, str] = {}
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
         server.setblocking(False)
         loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
@@ -145,7 +148,8 @@ class Nursery:
         self._shims[spare.pid] = request.id
         self._hold(request.id, LISTENER, listener.detach())
         self._serve(spare.line)
-        self._loop.call_later(SPARE_DELAY, lambda: self._make_spare(request.cgroup))
+        self._loop.call_later(SPARE_DELAY_AT_MOST, lambda: self._make_spare(spare.cgroup))
+        self._launching[request.id] = spare.cgroup
         return Reply(code=Code.OK, pid=spare.pid, start_time=spare.start_time), [spare.pidfd]
 
     def _make_spare(self, cgroup: str) -> None:
@@ -210,6 +214,9 @@ class Nursery:
             raise InputError(f"{len(request.names)} names for {len(descriptors)} descriptors")
         for name, fd in zip(request.names, descriptors, strict=True):
             self._hold(request.id, name, os.dup(fd))
+        cgroup = self._launching.pop(request.id, None)
+        if cgroup is not None:
+            self._loop.call_later(SPARE_DELAY, lambda: self._make_spare(cgroup))
         return Reply(code=Code.OK), []
 
     def _take(self, request: Take) -> Answer:
@@ -219,6 +226,7 @@ class Nursery:
         return Reply(code=Code.OK, names=list(held)), list(held.values())
 
     def _forget(self, request: Forget) -> Answer:
+        self._launching.pop(request.id, None)
         held = self._kept.get(request.id, {})
         for name in request.names or tuple(held):
             if name in held:

@@ -78,7 +78,10 @@ class Process:
         child = spawn(order.plan, leaf=order.leaf, stdio=self.streams.child, flags=CLONE_PARENT)
         self.stage = LAUNCHING
         self.pid, self.pidfd = child.pid, child.pidfd
-        self.start_time = pidfds.start_time(self.pid)
+        try:
+            self.start_time = pidfds.start_time(self.pid)
+        except KernelError:
+            self.start_time = 0  # it has ended, and the sleeper has reaped it: we shall hear of that
         self.args, self.leaf = order.args, order.leaf
         self._done, self._failed = done, failed
         self._child = child
