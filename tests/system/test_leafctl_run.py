@@ -276,8 +276,9 @@ def test_a_terminal(leafd: "Leafd", terminal: "Callable[[list[str]], Terminal]")
     person.type(b"stty size; tty; echo $TERM-\r")
     person.expect(b"\r\n24 80\r\n/dev/pts/0\r\n")
     person.resize(100, 30)
-    person.type(b"stty size; echo d''one\r")
-    person.expect(b"30 100\r\ndone\r\n")
+    # The signal and the keys come to leafctl by two ways, in any order.
+    person.type(b"until stty size | grep -q '30 100'; do sleep 0.1; done; echo d''one\r")
+    person.expect(b"\ndone\r\n")
     person.type(b"cat\rtext\r")
     person.expect(b"text\r\n")  # the terminal's echo; then cat's
     person.expect(b"text\r\n")
