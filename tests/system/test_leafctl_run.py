@@ -273,8 +273,9 @@ def test_a_limit_is_never_dropped(leafd: "Leafd", flags: list[str], controller: 
 
 def test_a_terminal(leafd: "Leafd", terminal: "Callable[[list[str]], Terminal]") -> None:
     person = terminal(leafd.command("run", "-it", "--rm", "--", "sh"))
+    person.expect(b"# ")
     person.type(b"stty size; tty; echo $TERM-\r")
-    person.expect(b"\r\n24 80\r\n/dev/pts/0\r\n")
+    person.expect(b"24 80\r\n/dev/pts/0\r\n")
     person.resize(100, 30)
     # The signal and the keys come to leafctl by two ways, in any order.
     person.type(b"until stty size | grep -q '30 100'; do sleep 0.1; done; echo d''one\r")
