@@ -279,7 +279,7 @@ def test_a_terminal(leafd: "Leafd", terminal: "Callable[[list[str]], Terminal]")
     person.resize(100, 30)
     # The signal and the keys come to leafctl by two ways, in any order.
     person.type(b"until stty size | grep -q '30 100'; do sleep 0.1; done; echo d''one\r")
-    person.expect(b"\ndone\r\n")
+    person.expect(b"done\r\n")
     person.type(b"cat\rtext\r")
     person.expect(b"text\r\n")  # the terminal's echo; then cat's
     person.expect(b"text\r\n")
