@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from leafshim import loop as loops
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.hierarchy import Cgroup, parse_flat
 from leafshim.errors import DeadlineExceeded, KernelError, LeafError
 from leafshim.loop import Loop, Timer
 
@@ -37,10 +37,9 @@ class Freezer:
     def _events(self) -> dict[str, int]:
         """Reading is also what arms the next notification."""
         try:
-            text = os.pread(self._fd, 4096, 0).decode()
+            return parse_flat(os.pread(self._fd, 4096, 0).decode())
         except OSError:  # ENODEV: the cgroup is gone
             return {}
-        return {key: int(value) for key, _, value in (line.partition(" ") for line in text.splitlines())}
 
     def populated(self) -> bool:
         """There are processes in the leaf or below it."""

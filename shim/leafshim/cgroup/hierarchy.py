@@ -173,7 +173,7 @@ class Cgroup:
 
     def read_flat(self, name: str) -> dict[str, int]:
         """A flat keyed interface file: one key and one number a line. Raises KernelError."""
-        return _flat(self.read(name))
+        return parse_flat(self.read(name))
 
     def read_number(self, name: str) -> int:
         """An interface file of one number; UNLIMITED for "max". Raises KernelError."""
@@ -273,7 +273,7 @@ class Cgroup:
             try:
                 poll = select.poll()
                 poll.register(fd, select.POLLPRI)
-                while _flat(os.pread(fd, 4096, 0).decode())[event] != value:
+                while parse_flat(os.pread(fd, 4096, 0).decode())[event] != value:
                     left = deadline - time.monotonic()
                     if left <= 0:
                         return False
@@ -361,7 +361,8 @@ class Cgroup:
         return True
 
 
-def _flat(content: str) -> dict[str, int]:
+def parse_flat(content: str) -> dict[str, int]:
+    """A flat keyed file: one key and one number a line (cgroup-v2.rst, Format)."""
     return {key: int(value) for key, value in (line.split() for line in content.splitlines())}
 
 
