@@ -103,8 +103,8 @@ class Container:
             self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
             self.events.publish("create", pid=init.pid, expected=True)
             self._started(init)
-            done()
             self._tell_change()
+            done()
 
         def undo(error: LeafError) -> None:
             self._forget_creation()
@@ -133,7 +133,7 @@ class Container:
         self._tell_change()
 
     def _tell_change(self) -> None:
-        """There is something new that must survive us."""
+        """There is something new that must survive us: hand it over, before anybody is told of it."""
         if self.state in (state.RUNNING, state.STOPPED):
             self.on_change()
 
@@ -168,6 +168,7 @@ class Container:
 
         def executed() -> None:
             self._started(init)
+            self._tell_change()
             done()
 
         init.release(executed, failed)
@@ -191,13 +192,12 @@ class Container:
 
     def add_exec(self, request: ExecProcessRequest) -> None:
         """Register an exec; it is made when it is started."""
-        init = self._init()
+        self._init()
         if not request.exec_id:
             raise InputError("exec_id: missing")
         if request.exec_id in self.execs:
             raise AlreadyExists(f"exec {request.exec_id} exists")
-        if init.stage not in (processes.CREATED, processes.RUNNING) or self.paused:
-            raise StateError(f"container {self.id} is {'paused' if self.paused else self.state}")
+        self._init_for_exec()
         if request.spec is None:
             raise InputError("spec: missing")
         streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self.log)
@@ -207,13 +207,10 @@ class Container:
 
     def start_exec(self, exec_id: str, done: Done, failed: Failure) -> None:
         """Make a registered exec and run it."""
-        init, added = self._init(), self._exec(exec_id)
+        added = self._exec(exec_id)
         if added.stage != processes.ADDED:
             raise StateError(f"exec {exec_id} is {added.stage}")
-        if init.stage not in (processes.CREATED, processes.RUNNING):
-            raise StateError(f"container {self.id} is {self.state}")
-        if self.paused:
-            raise StateError(f"container {self.id} is paused")
+        init = self._init_for_exec()
 
         def executed() -> None:
             self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
@@ -221,6 +218,13 @@ class Container:
 
         order = order_exec(self.bundle, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
         added.launch(order, lambda: added.release(executed, failed), failed)
+
+    def _init_for_exec(self) -> Process:
+        """Init, if an exec can join it now. Raises NotFound, StateError."""
+        init = self._init()
+        if init.stage not in (processes.CREATED, processes.RUNNING) or self.paused:
+            raise StateError(f"container {self.id} is {'paused' if self.paused else self.state}")
+        return init
 
     # Signals, pause, resume.
 
@@ -326,6 +330,7 @@ class Container:
         if end.cause == "oom":
             self.events.publish("oom")
         self.events.publish("exit", pid=init.pid, end=end)
+        self._tell_change()
         init.tell()
 
     def _record(self, init: Process, end: Exit) -> None:
@@ -429,7 +434,6 @@ class Container:
     def _move(self, wanted: str) -> None:
         self.state = state.move(self.state, wanted)
         self._save()
-        self._tell_change()
 
     def _save(self) -> None:
         self._checkpoint().write(self.bundle.checkpoint)

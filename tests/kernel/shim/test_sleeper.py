@@ -140,6 +140,21 @@ def test_a_worker_that_is_killed_is_replaced(web: Shim) -> None:
     assert end.cause == "killed"
 
 
+def test_a_worker_that_is_killed_as_soon_as_it_has_answered_took_nothing_with_it(web: Shim) -> None:
+    """What a client was told is with the sleeper by then; a launch in one step is told once."""
+    for _ in range(20):
+        pid = web.create("sleep", "1000", options=shim.CreateOptions(start=True))
+        (worker,) = workers(web)
+        os.kill(worker, signal.SIGKILL)
+        web.client.close()
+        wake(web)
+        assert (web.info().state, web.info().pid) == ("RUNNING", pid)
+        web.kill()
+        assert web.wait() == 137
+        web.delete()
+        web.again()
+
+
 def test_an_end_that_comes_as_the_worker_goes_is_not_lost(web: Shim) -> None:
     """The worker may end without having read what the sleeper sent it: the line is then reset."""
     for _ in range(30):
