@@ -1,0 +1,111 @@
+"""How a container is made and started, and how an attempt that failed is undone.
+
+Rules:
+1. The cgroup is in the checkpoint before it is made, RUNNING before init is released.
+2. A failed creation leaves no cgroup and no process.
+"""
+
+import os
+import time
+
+from leafshim import state
+from leafshim.api.shim import CreateOptions
+from leafshim.api.task import CreateTaskRequest
+from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.checkpoint import Checkpoint
+from leafshim.ending import Ending
+from leafshim.errors import AlreadyExists, LeafError, StateError
+from leafshim.orders import order_init
+from leafshim.process import Done, Failure, Process
+from leafshim.streams import Streams
+
+
+class Creation(Ending):
+    """A container that can be made."""
+
+    def create(self, request: CreateTaskRequest, options: CreateOptions, done: Done, failed: Failure) -> None:
+        """Make init, up to the point where it waits to be started; with `options.start`, up to its program running.
+
+        Refuses with InputError, Unsupported, AlreadyExists, KernelError.
+        """
+        if self.init is not None:
+            raise AlreadyExists(f"container {self.id} exists")
+        self.configure(options)
+        streams = Streams(self._loop, request.stdin, request.stdout, request.stderr, request.terminal, self.log)
+        streams.on_stdin_closed = self._stdin_closed
+        self.events.last = max(options.first_sequence, 1) - 1
+        self.created_at = time.time_ns()
+        self.init = init = Process(self._loop, "", streams)
+
+        def ready() -> None:
+            self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
+            if options.start:
+                init.release(running, undo)
+                return
+            self.events.publish("create", pid=init.pid, expected=True)
+            self._move(state.ISOLATING)
+            done()
+
+        def running() -> None:
+            self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
+            self.events.publish("create", pid=init.pid, expected=True)
+            self._started(init)
+            self._tell_change()
+            done()
+
+        def undo(error: LeafError) -> None:
+            self._forget_creation()
+            failed(error)
+
+        try:
+            order = order_init(self.bundle, request, self._checkpoint(), waits=not options.start)
+            self.watch(Cgroup(os.path.dirname(order.leaf)))
+            init.launch(order, ready, undo)
+        except LeafError:
+            self._forget_creation()
+            raise
+
+    def adopt_init(self, init: Process) -> None:
+        """Take a process from a snapshot for our init."""
+        self.init = init
+        init.streams.on_stdin_closed = self._stdin_closed
+
+    def _stdin_closed(self) -> None:
+        self._keeper.forget(self.id, ["stdin"])
+        self._tell_change()
+
+    def _forget_creation(self) -> None:
+        """Back to PREPARING, with nothing left of the attempt."""
+        if self.init is not None:
+            self.init.abandon()
+        self.init = None
+        try:
+            noted = Checkpoint.read(self.bundle.checkpoint)
+        except LeafError:
+            return
+        # How far the attempt came is not known here: what it was about to make is in the checkpoint.
+        if noted.cgroup and (noted.shim_pid, noted.shim_start_time) == self._shim:
+            self.cgroup = Cgroup(noted.cgroup)
+            self._let_go_of_cgroup()
+            self.cgroup = None
+            self._save()
+
+    def start(self, done: Done, failed: Failure) -> None:
+        """Release init."""
+        init = self._init()
+        if self.state != state.ISOLATING:
+            raise StateError(f"container {self.id} is {self.state}, not {state.ISOLATING}")
+        self._move(state.RUNNING)
+
+        def executed() -> None:
+            self._started(init)
+            self._tell_change()
+            done()
+
+        init.release(executed, failed)
+
+    def _started(self, init: Process) -> None:
+        self.events.publish("start", pid=init.pid, expected=True)
+        self._save()
+        if self.options.timeout:
+            self.limit_time(time.monotonic() + self.options.timeout / 1e9)
