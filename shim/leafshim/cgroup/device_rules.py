@@ -16,6 +16,7 @@ exception, `allow c *:*`, `deny c 10:*`, `allow c 10:229`: it is refused.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from leafshim.errors import InputError
@@ -162,7 +163,8 @@ MESOS = _parse("c 5:1 rwm", "c 4:0 rwm", "c 4:1 rwm", "c 10:200 rwm")
 """What Mesos allows besides: the host's console, tty0 and tty1, and net/tun."""
 
 
-def of_rules(rules: "Iterable[DeviceRule]") -> Access:
+@lru_cache(64)
+def of_rules(rules: "tuple[DeviceRule, ...]") -> Access:
     """What linux.resources.devices amounts to. Raises InputError, which names the rule.
 
     The rules apply in their order, to a container that may do nothing. The defaults come last, as in other runtimes: a

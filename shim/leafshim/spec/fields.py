@@ -6,9 +6,12 @@
 
 Every error is an InputError that begins with the member's path in the document. null is the same as absent.
 Strings hold neither NUL nor lone surrogates, so they can be given to the kernel as they are.
+
+Every launch reads a document, twice: a path is put together only for an error.
 """
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from leafshim.errors import InputError
 
@@ -18,33 +21,36 @@ REQUIRED = object()
 _EMPTY: tuple[object, ...] = ("", [], {})
 
 
-def string(value: object, path: str) -> str:
-    """`value` as a string that the kernel can take, or InputError."""
-    if not isinstance(value, str):
-        raise InputError(f"{path}: must be a string")
-    if "\0" in value:
-        raise InputError(f"{path}: must not contain NUL")
+def _fits(value: object) -> TypeGuard[str]:
+    """A string that the kernel can take as it is."""
+    return isinstance(value, str) and "\0" not in value and (value.isascii() or _encodes(value))
+
+
+def _encodes(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{path}: is not valid Unicode") from None
-    return value
+        return False
+    return True
 
 
-def integer(value: object, path: str, low: int, high: int) -> int:
-    """`value` as an integer from `low` to `high`, or InputError. A boolean is none, nor is 1.0."""
+def _misfit(value: object, path: str) -> InputError:
+    """Why a value is no such string."""
+    if not isinstance(value, str):
+        return InputError(f"{path}: must be a string")
+    return InputError(f"{path}: must not contain NUL" if "\0" in value else f"{path}: is not valid Unicode")
+
+
+def _misplaced(value: object, path: str, low: int, high: int) -> InputError:
+    """Why a value is no integer from `low` to `high`."""
     if type(value) is not int:
-        raise InputError(f"{path}: must be an integer")
-    if not low <= value <= high:
-        raise InputError(f"{path}: must be from {low} to {high}, not {value}")
-    return value
+        return InputError(f"{path}: must be an integer")
+    return InputError(f"{path}: must be from {low} to {high}, not {value}")
 
 
-def absolute(value: str, path: str) -> str:
-    """`value` as an absolute path, or InputError."""
-    if not value.startswith("/"):
-        raise InputError(f"{path}: must be an absolute path")
-    return value
+def relative(path: str) -> InputError:
+    """What is said of a path that does not begin at the root."""
+    return InputError(f"{path}: must be an absolute path")
 
 
 class Fields:
@@ -67,7 +73,10 @@ class Fields:
 
     def names(self) -> tuple[str, ...]:
         """The members that have not been taken, where any name may be one."""
-        return tuple(string(name, self.path) for name in self._members)
+        for name in self._members:
+            if not _fits(name):
+                raise _misfit(name, self.path)
+        return tuple(self._members)
 
     def _take(self, name: str, default: object) -> object:
         value = self._members.pop(name, default)
@@ -77,7 +86,17 @@ class Fields:
 
     def string(self, name: str, default: object = REQUIRED) -> str:
         """A string."""
-        return string(self._take(name, default), self.at(name))
+        value = self._take(name, default)
+        if not _fits(value):
+            raise _misfit(value, self.at(name))
+        return value
+
+    def absolute(self, name: str) -> str:
+        """An absolute path."""
+        value = self.string(name)
+        if not value.startswith("/"):
+            raise relative(self.at(name))
+        return value
 
     def boolean(self, name: str) -> bool:
         """True or false; absent is false."""
@@ -88,33 +107,52 @@ class Fields:
 
     def integer(self, name: str, low: int, high: int, default: object = REQUIRED) -> int:
         """An integer from `low` to `high`."""
-        return integer(self._take(name, default), self.at(name), low, high)
+        value = self._take(name, default)
+        if type(value) is not int or not low <= value <= high:
+            raise _misplaced(value, self.at(name), low, high)
+        return value
 
     def optional_integer(self, name: str, low: int, high: int) -> int | None:
         """An integer from `low` to `high`; None when absent."""
         return self.integer(name, low, high) if name in self else None
 
-    def _array(self, name: str) -> Iterator[tuple[str, object]]:
-        value = self._take(name, [])
+    def _array(self, name: str) -> list[object]:
+        value = self._take(name, None)
+        if value is None:
+            return []
         if not isinstance(value, list):
             raise InputError(f"{self.at(name)}: must be an array")
-        return ((f"{self.at(name)}[{index}]", element) for index, element in enumerate(value))
+        return value
 
     def strings(self, name: str) -> tuple[str, ...]:
         """An array of strings; absent is empty."""
-        return tuple(string(element, path) for path, element in self._array(name))
+        found: list[str] = []
+        for element in self._array(name):
+            if not _fits(element):
+                raise _misfit(element, f"{self.at(name)}[{len(found)}]")
+            found.append(element)
+        return tuple(found)
 
     def integers(self, name: str, low: int, high: int) -> tuple[int, ...]:
         """An array of integers from `low` to `high`; absent is empty."""
-        return tuple(integer(element, path, low, high) for path, element in self._array(name))
+        found: list[int] = []
+        for element in self._array(name):
+            if type(element) is not int or not low <= element <= high:
+                raise _misplaced(element, f"{self.at(name)}[{len(found)}]", low, high)
+            found.append(element)
+        return tuple(found)
 
     def paths(self, name: str) -> tuple[str, ...]:
         """An array of absolute paths; absent is empty."""
-        return tuple(absolute(string(element, path), path) for path, element in self._array(name))
+        found = self.strings(name)
+        for index, path in enumerate(found):
+            if not path.startswith("/"):
+                raise relative(f"{self.at(name)}[{index}]")
+        return found
 
     def objects(self, name: str) -> "Iterator[Fields]":
         """An array of objects; absent is empty. The caller ends each."""
-        return (Fields(element, path) for path, element in self._array(name))
+        return (Fields(element, f"{self.at(name)}[{index}]") for index, element in enumerate(self._array(name)))
 
     def object(self, name: str, default: object = REQUIRED) -> "Fields":
         """An object. The caller ends it."""

@@ -2,7 +2,7 @@
 
 from leafshim.cgroup import device_rules
 from leafshim.errors import InputError
-from leafshim.spec.fields import Fields, absolute
+from leafshim.spec.fields import Fields, relative
 from leafshim.spec.model import Device, DeviceRule, IdMapping, Linux, Resources
 from leafshim.spec.process import MAX_ID
 from leafshim.spec.resources import limits
@@ -41,7 +41,9 @@ def _namespaces(fields: Fields) -> dict[str, str]:
             raise InputError(f"{item.at('type')}: no such namespace: {kind}")
         if kind in namespaces:
             raise InputError(f"{item.at('type')}: {kind} is there twice")
-        namespaces[kind] = absolute(path, item.at("path")) if path else ""
+        if path and not path.startswith("/"):
+            raise relative(item.at("path"))
+        namespaces[kind] = path
         item.end()
     return namespaces
 
@@ -66,7 +68,7 @@ def _device(fields: Fields) -> Device:
         raise InputError(f"{fields.at('type')}: must be c, u, b or p")
     has_number = {"default": 0} if kind == "p" else {}
     device = Device(
-        path=absolute(fields.string("path"), fields.at("path")),
+        path=fields.absolute("path"),
         type="c" if kind == "u" else kind,
         major=fields.integer("major", 0, 2**12 - 1, **has_number),
         minor=fields.integer("minor", 0, 2**20 - 1, **has_number),

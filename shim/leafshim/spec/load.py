@@ -4,7 +4,7 @@ import json
 
 from leafshim.errors import InputError
 from leafshim.spec import rules
-from leafshim.spec.fields import Fields, absolute
+from leafshim.spec.fields import Fields, relative
 from leafshim.spec.linux import linux, resources
 from leafshim.spec.model import Mount, Process, Resources, Root, Spec
 from leafshim.spec.process import process
@@ -61,14 +61,16 @@ def _root(fields: Fields) -> Root:
 
 def _mount(fields: Fields) -> Mount:
     mount = Mount(
-        destination=absolute(fields.string("destination"), fields.at("destination")),
+        destination=fields.absolute("destination"),
         type=fields.string("type", ""),
         source=fields.string("source", ""),
         options=fields.strings("options"),
     )
     # An option makes it a bind mount, whatever the type says (engines write "bind", "none" or nothing).
     if mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options:
-        mount = mount._replace(type="bind", source=absolute(mount.source, fields.at("source")))
+        if not mount.source.startswith("/"):
+            raise relative(fields.at("source"))
+        mount = mount._replace(type="bind")
     if not mount.type:
         raise InputError(f"{fields.at('type')}: is required")
     if not mount.destination.strip("/"):

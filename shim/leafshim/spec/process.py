@@ -3,11 +3,13 @@
 from leafshim.errors import InputError
 from leafshim.kernel.capabilities import NAMES
 from leafshim.kernel.process import RLIM_INFINITY, RLIMIT
-from leafshim.spec.fields import Fields, absolute
+from leafshim.spec.fields import Fields
 from leafshim.spec.model import Capabilities, Process, Rlimit, User
 
 MAX_ID = 2**32 - 2
 """2³²-1 is (uid_t) -1, which the kernel's interfaces read as "leave it as it is"; so it is nobody's id."""
+
+_BIT = {name: 1 << number for number, name in enumerate(NAMES)}
 
 
 def process(fields: Fields) -> Process:
@@ -18,7 +20,7 @@ def process(fields: Fields) -> Process:
         user=_user(fields.object("user", {"uid": 0, "gid": 0})),
         args=fields.strings("args"),
         env=fields.strings("env"),
-        cwd=absolute(fields.string("cwd"), fields.at("cwd")),
+        cwd=fields.absolute("cwd"),
         capabilities=_capabilities(fields.object("capabilities")) if "capabilities" in fields else None,
         rlimits=_rlimits(fields),
         no_new_privileges=fields.boolean("noNewPrivileges"),
@@ -78,9 +80,9 @@ def _capabilities(fields: Fields) -> Capabilities:
 def _mask(fields: Fields, name: str) -> int:
     mask = 0
     for index, capability in enumerate(fields.strings(name)):
-        if capability not in NAMES:
+        if capability not in _BIT:
             raise InputError(f"{fields.at(name)}[{index}]: no such capability: {capability}")
-        mask |= 1 << NAMES.index(capability)
+        mask |= _BIT[capability]
     return mask
 
 

@@ -285,4 +285,4 @@ def test_what_the_verifier_says_is_in_the_error() -> None:
 
 
 def test_the_defaults_are_what_an_empty_list_of_allowed_devices_gives() -> None:
-    assert of_rules([DENY_ALL]) == Access.of(DEFAULT)
+    assert of_rules((DENY_ALL,)) == Access.of(DEFAULT)

@@ -158,13 +158,13 @@ def rule(allow: bool, text: str) -> DeviceRule:
 def test_rules_of_the_oci_apply_in_their_order(
     rules: list[tuple[bool, str]], granted: list[str], refused: list[str]
 ) -> None:
-    lists = of_rules([rule(*each) for each in rules])
+    lists = of_rules(tuple(rule(*each) for each in rules))
     assert [text for text in granted if not lists.grants(Entry.parse(text))] == []
     assert [text for text in refused if lists.grants(Entry.parse(text))] == []
 
 
 def test_an_exception_from_an_exception_is_refused() -> None:
-    rules = [rule(True, "c *:* rw"), rule(False, "c 10:* w"), rule(True, "c 10:229 w")]
+    rules = (rule(True, "c *:* rw"), rule(False, "c 10:* w"), rule(True, "c 10:229 w"))
     with pytest.raises(InputError, match=r"linux.resources.devices\[2\]: allow c 10:229 w is an exception"):
         of_rules(rules)
 
