@@ -54,8 +54,13 @@ class Container(Creation):
             self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
             done()
 
-        order = order_exec(self.bundle, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
-        added.launch(order, lambda: added.release(executed, failed), failed)
+        spec = self.description.read(self.bundle.config)
+        order = order_exec(spec, added.document, init.leaf, init.pidfd, terminal=added.streams.terminal)
+        if added.streams.terminal:  # its size is set when it is there, and before the program asks for it
+            added.launch(order, lambda: added.release(executed, failed), failed)
+        else:
+            added.launch(order, lambda: None, failed)
+            added.release(executed, failed)
 
     def _init_for_exec(self) -> Process:
         """Init, if an exec can join it now. Raises NotFound, StateError."""

@@ -3,9 +3,10 @@
 Rules:
 1. The cgroup is in the checkpoint before it is made, RUNNING before init is released.
 2. A failed creation leaves no cgroup and no process.
+3. While init sets itself up nobody waits for us: what is not needed for the clone is done after it, and what must
+   survive us (the sleeper's snapshot) a first time before init runs, so that afterwards little is left to do.
 """
 
-import os
 import time
 
 from leafshim import state
@@ -38,16 +39,16 @@ class Creation(Ending):
         self.init = init = Process(self._loop, "", streams)
 
         def ready() -> None:
-            self._keeper.keep(self.id, {"init": init.pidfd, **streams.descriptors()})
-            if options.start:
+            if streams.terminal:
+                self._keeper.keep(self.id, streams.descriptors())
+            if options.start and streams.terminal:  # its size is set now, before the program asks for it
                 init.release(running, undo)
-                return
-            self.events.publish("create", pid=init.pid, expected=True)
-            self._move(state.ISOLATING)
-            done()
+            if not options.start:
+                self.events.publish("create", pid=init.pid, expected=True)
+                self._move(state.ISOLATING)
+                done()
 
         def running() -> None:
-            self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
             self.events.publish("create", pid=init.pid, expected=True)
             self._started(init)
             self._tell_change()
@@ -58,12 +59,31 @@ class Creation(Ending):
             failed(error)
 
         try:
-            order = order_init(self.bundle, request, self._checkpoint(), waits=not options.start)
-            self.watch(Cgroup(os.path.dirname(order.leaf)))
-            init.launch(order, ready, undo)
+            order = order_init(self.bundle, self.description.read(self.bundle.config), request)
+            self._checkpoint()._replace(cgroup=order.cgroup.path).write(self.bundle.checkpoint)
+            order.make()
+            init.launch(order.init, ready, undo)
+            # From here on init sets itself up, on another processor where there is one.
+            self.watch(order.cgroup)
+            order.guard()
+            self._keeper.keep(self.id, {"init": init.pidfd, "listener": self.listener, **streams.descriptors()})
+            if options.start:
+                self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
+                self._checkpoint()._replace(sequence=self.events.last + 2).write(self.bundle.checkpoint)
+                if not streams.terminal:
+                    init.release(running, undo)
+                self._tell_change()
         except LeafError:
             self._forget_creation()
             raise
+
+    def foresee(self) -> None:
+        """Read the description before anybody asks for the creation. One that is wrong, or not there yet, is an error
+        only then."""
+        try:
+            self.description.read(self.bundle.config)
+        except LeafError:
+            return
 
     def adopt_init(self, init: Process) -> None:
         """Take a process from a snapshot for our init."""
@@ -79,6 +99,9 @@ class Creation(Ending):
         if self.init is not None:
             self.init.abandon()
         self.init = None
+        if self.state == state.RUNNING:  # the sleeper knows of an init that there is no more
+            self.on_change()
+        self.state = state.PREPARING
         try:
             noted = Checkpoint.read(self.bundle.checkpoint)
         except LeafError:
@@ -99,6 +122,7 @@ class Creation(Ending):
 
         def executed() -> None:
             self._started(init)
+            self._save()
             self._tell_change()
             done()
 
@@ -106,6 +130,5 @@ class Creation(Ending):
 
     def _started(self, init: Process) -> None:
         self.events.publish("start", pid=init.pid, expected=True)
-        self._save()
         if self.options.timeout:
             self.limit_time(time.monotonic() + self.options.timeout / 1e9)

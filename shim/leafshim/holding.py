@@ -14,6 +14,7 @@ from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import Isolator
 from leafshim.checkpoint import Checkpoint
+from leafshim.description import Description
 from leafshim.errors import NotFound
 from leafshim.events import Events
 from leafshim.freezer import Freezer
@@ -28,6 +29,9 @@ class Holding:
 
     def __init__(self, loop: Loop, keeper: Keeper) -> None:
         self.id = ""
+        self.listener = -1
+        """The descriptor of the shim's listening socket; it is not ours."""
+        self.description = Description()
         self.bundle = Bundle("")
         self.state = state.PREPARING
         self.init: Process | None = None
@@ -51,9 +55,9 @@ class Holding:
         self._boot_id = ""
         self._shim = (0, 0)
 
-    def begin(self, container_id: str, bundle: Bundle, shim: tuple[int, int], boot_id: str) -> None:
+    def begin(self, container_id: str, bundle: Bundle, listener: int, shim: tuple[int, int], boot_id: str) -> None:
         """This process works for the shim of `container_id`; `shim` is the shim's pid and start time."""
-        self.id, self.bundle = container_id, bundle
+        self.id, self.bundle, self.listener = container_id, bundle, listener
         self._shim, self._boot_id = shim, boot_id
         self.events.persist = self._save
         self.events.ring = self._ring

@@ -13,7 +13,6 @@ Rules:
    init becomes our child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py,
    `exit_info`).
 4. A zygote that dies is replaced when the next shim is asked for.
-5. One spare shim is kept ready, so that a launch does not wait for a fork.
 """
 
 import gc
@@ -26,33 +25,24 @@ from typing import NamedTuple
 from leafshim import __version__, zygote
 from leafshim import loop as loops
 from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
-from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
+from leafshim.kernel.execve import reset_inherited_signals
 from leafshim.loop import Loop
 from leafshim.rehearsal import rehearse
 from leafshim.shim import Shim, authorized
 
 PACKET_MAX = 64 << 10
-LISTENER = "listener"
 ZYGOTE_PATIENCE = 5.0  # seconds for one fork
 
-# Seconds until the next spare is forked: a launch has the processors to itself until its init is kept, and a little
-# longer; one that keeps nothing has failed.
-SPARE_DELAY, SPARE_DELAY_AT_MOST = 0.005, 0.1
 
-Answer = tuple[Reply, list[int]]
+class Answer(NamedTuple):
+    """A reply, copies of descriptors to go with it, and others that go with it for good."""
 
-
-class Spare(NamedTuple):
-    """A shim that waits for its container: it is told on `line`. Both descriptors are the nursery's."""
-
-    pid: int
-    start_time: int
-    pidfd: int
-    line: socket.socket
-    cgroup: str
+    reply: Reply
+    copies: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
 
 
 class Nursery:
@@ -62,11 +52,9 @@ class Nursery:
         self._loop = loop
         self._server = server
         self._supervisors: dict[int, socket.socket] = {}
-        self._shims: dict[int, str] = {}
+        self._shims: set[int] = set()
         self._kept: dict[str, dict[str, int]] = {}
         self._zygote = start_zygote()
-        self._spare: Spare | None = None
-        self._launching: dict[str, str] = {}
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
         server.setblocking(False)
         loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
@@ -102,13 +90,15 @@ class Nursery:
             self._hang_up(connection)
             return
         try:
-            reply, attached = self._answer(Request.decode(data), descriptors)
+            answer = self._answer(Request.decode(data), descriptors)
         except LeafError as error:
-            reply, attached = Reply(code=error.code, message=str(error)), []
+            answer = Answer(Reply(code=error.code, message=str(error)))
         finally:
             for fd in descriptors:
                 os.close(fd)
-        self._send(connection, Packet(reply=reply), attached)
+        self._send(connection, Packet(reply=answer.reply), [*answer.copies, *answer.given])
+        for fd in answer.given:
+            os.close(fd)
 
     def _send(self, connection: socket.socket, packet: Packet, descriptors: list[int]) -> None:
         """A supervisor that does not read is cut off: it can connect again and ask."""
@@ -133,56 +123,38 @@ class Nursery:
     # Forking.
 
     def _spawn(self, request: Spawn) -> Answer:
-        """Give the spare shim its container, and see to another spare when this launch is over."""
-        if self._spare is not None and self._spare.cgroup != request.cgroup:
-            self._drop_spare()
-        spare = self._spare or self._fork(request.cgroup)
-        self._spare = None
-        bundle = Bundle(request.bundle)
-        try:
-            listener = fdpass.listen(bundle.socket)
-            fdpass.send(spare.line, f"{request.id}\0{bundle.path}".encode(), [listener.fileno()])
-        except BaseException:
-            spare.line.close()  # which ends it
-            raise
-        self._shims[spare.pid] = request.id
-        self._hold(request.id, LISTENER, listener.detach())
-        self._serve(spare.line)
-        self._loop.call_later(SPARE_DELAY_AT_MOST, lambda: self._make_spare(spare.cgroup))
-        self._launching[request.id] = spare.cgroup
-        return Reply(code=Code.OK, pid=spare.pid, start_time=spare.start_time), [spare.pidfd]
-
-    def _make_spare(self, cgroup: str) -> None:
-        if self._spare is None:
+        """A shim, with the line on which it waits for its order (shim.py): whoever asked owns both."""
+        orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
             try:
-                self._spare = self._fork(cgroup)
-            except LeafError:
-                return  # the next Spawn tries itself, and tells
+                pid, fd = self._fork(request.cgroup, theirs)
+            except BaseException:
+                orders.close()
+                raise
+        self._shims.add(pid)
+        reply = Reply(code=Code.OK, pid=pid, start_time=pidfd.start_time(pid))
+        return Answer(reply, given=(fd, orders.detach()))
 
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.line.close()
-            os.close(self._spare.pidfd)
-            self._spare = None
-
-    def _fork(self, cgroup: str) -> Spare:
-        """A new shim without a container. A zygote that is gone is replaced, once."""
+    def _fork(self, cgroup: str, orders: socket.socket) -> tuple[int, int]:
+        """(pid, pidfd) of a new shim, whose line to us is served. A zygote that is gone is replaced, once."""
         directory = Cgroup(cgroup).open()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        given = [theirs.fileno(), orders.fileno(), directory]
         try:
             try:
-                pid, fd = _ask(self._zygote, [theirs.fileno(), directory])
+                pid, fd = _ask(self._zygote, given)
             except Unavailable:
                 self._zygote.close()
                 self._zygote = start_zygote()
-                pid, fd = _ask(self._zygote, [theirs.fileno(), directory])
+                pid, fd = _ask(self._zygote, given)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
             os.close(directory)
-        return Spare(pid, pidfd.start_time(pid), fd, ours, cgroup)
+        self._serve(ours)
+        return pid, fd
 
     def _reap(self) -> None:
         """Shims, and inits whose shim died (rule 4)."""
@@ -194,10 +166,9 @@ class Nursery:
                 return
             if pid == 0:
                 return
-            if self._spare is not None and pid == self._spare.pid:
-                self._drop_spare()
             if pid in self._shims:
-                notice = Packet(notice=Notice(id=self._shims.pop(pid), pid=pid, wait_status=status))
+                self._shims.discard(pid)
+                notice = Packet(notice=Notice(pid=pid, wait_status=status))
                 for connection in tuple(self._supervisors.values()):
                     self._send(connection, notice, [])
 
@@ -214,31 +185,26 @@ class Nursery:
             raise InputError(f"{len(request.names)} names for {len(descriptors)} descriptors")
         for name, fd in zip(request.names, descriptors, strict=True):
             self._hold(request.id, name, os.dup(fd))
-        cgroup = self._launching.pop(request.id, None)
-        if cgroup is not None:
-            self._loop.call_later(SPARE_DELAY, lambda: self._make_spare(cgroup))
-        return Reply(code=Code.OK), []
+        return Answer(Reply(code=Code.OK))
 
     def _take(self, request: Take) -> Answer:
         held = self._kept.get(request.id)
         if held is None:
             raise NotFound(f"nothing is kept for container {request.id}")
-        return Reply(code=Code.OK, names=list(held)), list(held.values())
+        return Answer(Reply(code=Code.OK, names=list(held)), tuple(held.values()))
 
     def _forget(self, request: Forget) -> Answer:
-        self._launching.pop(request.id, None)
         held = self._kept.get(request.id, {})
         for name in request.names or tuple(held):
             if name in held:
                 os.close(held.pop(name))
         if not held:
             self._kept.pop(request.id, None)
-        return Reply(code=Code.OK), []
+        return Answer(Reply(code=Code.OK))
 
     def _survey(self) -> Answer:
         held = [Held(id=container_id, names=list(names)) for container_id, names in self._kept.items()]
-        spare = self._spare.pid if self._spare is not None else 0
-        return Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid(), spare_pid=spare), []
+        return Answer(Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()))
 
 
 def start_zygote() -> socket.socket:
@@ -290,6 +256,7 @@ def main() -> None:
     process.set_name("leafd-nursery")
     process.set_dumpable(False)
     process.set_child_subreaper(True)
+    reset_inherited_signals()
     rehearse()
     gc.collect()
     loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))

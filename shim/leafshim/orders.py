@@ -1,8 +1,12 @@
-"""What comes before a clone: read the description, check it, plan, make the cgroups, and limit them.
+"""What to launch: judged and planned before a clone, and what a container's cgroups need around it.
+
+    judge     read the request and the description, plan; refuse what can be refused: nothing has been made
+    make      the cgroups, with their limits: init is cloned into the leaf
+    guard     the device rules: while init sets itself up, and before it is released
 
 Rules:
 1. What can be refused is refused before anything was made.
-2. The cgroups are in the checkpoint before they are made.
+2. Whoever calls `make` has the cgroup in the checkpoint.
 """
 
 import os
@@ -12,11 +16,10 @@ from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
 from leafshim.cgroup import devices
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
-from leafshim.cgroup.isolator import Isolator
-from leafshim.checkpoint import Checkpoint
-from leafshim.errors import AlreadyExists, InputError, KernelError
+from leafshim.cgroup.isolator import Isolator, Settings
+from leafshim.errors import AlreadyExists, InputError
 from leafshim.launch.plan import Plan, plan_exec, plan_init
-from leafshim.spec import load, load_process
+from leafshim.spec import DeviceRule, Spec, load_process
 
 
 class Order(NamedTuple):
@@ -27,44 +30,48 @@ class Order(NamedTuple):
     args: tuple[str, ...]
 
 
-def order_init(bundle: Bundle, request: CreateTaskRequest, checkpoint: Checkpoint, *, waits: bool) -> Order:
-    """Init, as config.json has it. `checkpoint` is written with the cgroup's path once nothing is left to refuse.
+class InitOrder(NamedTuple):
+    """Init, and the cgroups that it is to live in."""
 
-    Raises InputError, Unsupported, AlreadyExists where somebody has a cgroup of that name, KernelError.
+    init: Order
+    cgroup: Cgroup
+    isolator: Isolator
+    limits: Settings
+    rules: tuple[DeviceRule, ...]
+
+    def make(self) -> None:
+        """Make the cgroups. Raises AlreadyExists, InputError, StateError, Unsupported, KernelError."""
+        self.cgroup.create()
+        self.cgroup.child("leaf").create()
+        self.isolator.prepare(self.limits)
+
+    def guard(self) -> None:
+        """Put the device rules in force. Raises InputError, StateError, Unsupported, KernelError."""
+        devices.prepare(self.cgroup, self.rules)
+
+
+def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest) -> InitOrder:
+    """Init, as config.json has it. Raises InputError, Unsupported, AlreadyExists where somebody has a cgroup of that
+    name, KernelError.
     """
-    spec = load(_read(bundle.config))
     if spec.process.terminal != request.terminal:
         raise InputError("process.terminal: differs from the request's")
     if not spec.linux.cgroups_path:
         raise InputError("linux.cgroupsPath: missing")
-    plan = plan_init(spec, request.rootfs, bundle.rootfs, waits=waits)
+    plan = plan_init(spec, request.rootfs, bundle.rootfs)
     mount = find_mount()
     cgroup = Cgroup(os.path.join(mount, spec.linux.cgroups_path.lstrip("/")))
     isolator = Isolator(mount, cgroup)
     limits = isolator.plan(spec.linux.resources.limits)
     if cgroup.exists():  # it must not fall to our undoing
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
-    checkpoint._replace(cgroup=cgroup.path).write(bundle.checkpoint)
-    leaf = cgroup.child("leaf")
-    cgroup.create()
-    leaf.create()
-    devices.prepare(cgroup, spec.linux.resources.devices)
-    isolator.prepare(limits)
-    return Order(plan, leaf.path, spec.process.args)
+    order = Order(plan, cgroup.child("leaf").path, spec.process.args)
+    return InitOrder(order, cgroup, isolator, limits, spec.linux.resources.devices)
 
 
-def order_exec(bundle: Bundle, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:
-    """One more process: `document` is an OCI process, as JSON. Raises InputError, Unsupported, KernelError."""
+def order_exec(spec: Spec, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:
+    """One more process: `document` is an OCI process, as JSON. Raises InputError, Unsupported."""
     process = load_process(document)
     if process.terminal != terminal:
         raise InputError("process.terminal: differs from the request's")
-    plan = plan_exec(load(_read(bundle.config)), process, init_pidfd)
-    return Order(plan, leaf, process.args)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError as error:
-        raise KernelError.of(error, "read") from error
+    return Order(plan_exec(spec, process, init_pidfd), leaf, process.args)

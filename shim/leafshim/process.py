@@ -1,7 +1,8 @@
 """One process of the container, init or exec, from its request to its end.
 
     added ──spawn──▶ launching ──Ready──▶ created ──release──▶ releasing ──Executed──▶ running ──reaped──▶ ended
-                         └───────────────Failed──────────────────────┘
+                         └────────────────release────────────────▲│
+                         └───────────────Failed───────────────────┘
 
 Rules:
 1. A process is signalled through its pidfd, never by number.
@@ -22,7 +23,7 @@ from leafshim.api.shim import Process as ProcessInfo
 from leafshim.errors import KernelError, LeafError, NotFound, StateError
 from leafshim.kernel import pidfd as pidfds
 from leafshim.kernel.clone import CLONE_PARENT
-from leafshim.launch.spawn import Child, Executed, Failed, Ready, spawn
+from leafshim.launch.spawn import Child, Failed, Ready, spawn
 from leafshim.loop import Loop
 from leafshim.orders import Order
 from leafshim.streams import Streams
@@ -64,13 +65,14 @@ class Process:
         self._loop = loop
         self.pidfd = -1
         self._child: Child | None = None
+        self._ready: Done | None = None
         self._done: Done | None = None
         self._failed: Failure | None = None
         self._problem: LeafError | None = None
         self._waiters: list[Done] = []
 
-    def launch(self, order: Order, done: Done, failed: Failure) -> None:
-        """Clone it; `done()` once all is set up and it waits to be released. Raises InputError, KernelError.
+    def launch(self, order: Order, ready: Done, failed: Failure) -> None:
+        """Clone it; `ready()` once all is set up. Raises InputError, KernelError.
 
         It becomes the child of our parent, the sleeper, which outlives us and reaps.
         """
@@ -83,19 +85,18 @@ class Process:
         except KernelError:
             self.start_time = 0  # it has ended, and the sleeper has reaped it: we shall hear of that
         self.args, self.leaf = order.args, order.leaf
-        self._done, self._failed = done, failed
+        self._ready, self._failed = ready, failed
         self._child = child
         self._loop.add(child.channel, loops.READ, lambda _mask: self._on_channel())
 
     def release(self, done: Done, failed: Failure) -> None:
-        """Let a created process execute its program, or go on where its plan does not wait; `done()` once it does."""
-        if self.stage != CREATED or self._child is None:
+        """Let it execute its program, as soon as all is set up; `done()` once it does. `failed` replaces launch's."""
+        if self.stage not in (LAUNCHING, CREATED) or self._child is None:
             raise StateError(f"process {self.exec_id or 'init'} is {self.stage}, not {CREATED}")
         self.stage = RELEASING
         self.started_at = time.time_ns()
         self._done, self._failed = done, failed
-        if not self._child.released:
-            self._child.release()
+        self._child.release()
 
     def _on_channel(self) -> None:
         self._advance()
@@ -106,23 +107,28 @@ class Process:
         outcome = self._child.advance()
         if outcome is None:
             return False
+        if isinstance(outcome, Ready):
+            if self.stage == LAUNCHING:
+                self.stage = CREATED
+            self.streams.start(outcome.console)
+            if self._ready is not None:
+                self._ready()
+            return self._child is not None
         done, failed = self._done, self._failed
-        self._done = self._failed = None
+        self._forget_callbacks()
+        self._hang_up()
         if isinstance(outcome, Failed):
-            self._hang_up()
             self._problem = outcome.error
             if failed is not None:
                 failed(outcome.error)
             return False
-        if isinstance(outcome, Ready):
-            self.stage = CREATED
-            self.streams.start(outcome.console)
-        elif isinstance(outcome, Executed):
-            self._hang_up()
-            self.stage = RUNNING
+        self.stage = RUNNING
         if done is not None:
             done()
-        return self._child is not None
+        return False
+
+    def _forget_callbacks(self) -> None:
+        self._ready = self._done = self._failed = None
 
     def _hang_up(self) -> None:
         """The conversation with the child is over."""
@@ -151,9 +157,12 @@ class Process:
 
     def abandon(self) -> None:
         """Undo a launch: kill what there is of it and close all. Nobody is told."""
-        self._done = self._failed = None
+        self._forget_callbacks()
         if self.pidfd >= 0:
-            pidfds.send_signal(self.pidfd, signals.SIGKILL)
+            try:
+                pidfds.send_signal(self.pidfd, signals.SIGKILL)
+            except KernelError:
+                pass  # ESRCH: it was faster, and has been reaped
         self._hang_up()
         self._close_pidfd()
         self.streams.close()

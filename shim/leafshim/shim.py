@@ -21,6 +21,7 @@ from leafshim.container import Container
 from leafshim.errors import KernelError
 from leafshim.keeper import Keeper
 from leafshim.kernel import fdpass, pidfd
+from leafshim.kernel.memory import own_heap
 from leafshim.loop import Loop
 from leafshim.rehearsal import rehearse
 from leafshim.service import Service
@@ -42,12 +43,15 @@ class Shim:
         self.methods = MethodTable(Service(self.loop, self.container).handlers())
         self._boot_id = pidfd.boot_id()
         self._taken_in = 0
+        self._assignment = b"", -1
+        """The container's id and directory and its listener, until the sleeper has them."""
 
-    def live(self, nursery: int, arrivals: int) -> None:
+    def live(self, nursery: int, orders: int, arrivals: int) -> None:
         """Wait for a container, and serve it until Shutdown.
 
-        `nursery` and `arrivals`, a signalfd of `SIGNALS`, are descriptors. The first packet from the nursery is the
-        container's id, NUL and its directory, with the listening socket attached; an end of file ends the shim.
+        All three are descriptors; `arrivals` is a signalfd of `SIGNALS`. The one packet that comes on `orders` is the
+        container's id, NUL and its directory, with the listening socket attached, and a connection on which its maker
+        calls; an end of file instead ends the shim.
         """
         os.setsid()
         _set_name(b"leafd-shim")
@@ -62,28 +66,30 @@ class Shim:
             worker = os.fork()
             if worker == 0:
                 line.close()
-                self._work(rest, nursery, workers_end)
+                self._work(rest, nursery, orders, workers_end)
             workers_end.close()
             line.setblocking(False)
             going_on = rest.supervise(worker, line) and rest.identity != b""
             line.close()
             crashes = crashes + 1 if rest.crashed else 0
 
-    def _work(self, rest: Sleeper, nursery: int, line: socket.socket) -> NoReturn:
+    def _work(self, rest: Sleeper, nursery: int, orders: int, line: socket.socket) -> NoReturn:
         """A worker's life."""
         status = 1
         try:
             _set_name(b"leafd-worker")
             shim = os.getppid()
             identity = shim, pidfd.start_time(shim)
-            keeper = socket.socket(fileno=nursery)
+            caller = -1
             if not rest.identity:
-                rehearse()
-                self._await_container(rest, keeper, line)
+                caller = self._await_order(rest, socket.socket(fileno=orders))
+                self._assignment = rest.identity, rest.listener
             container_id, _, directory = rest.identity.decode().partition("\0")
-            self.container.begin(container_id, Bundle(directory), identity, self._boot_id)
-            self.keeper.connect(keeper)
+            self.container.begin(container_id, Bundle(directory), rest.listener, identity, self._boot_id)
+            self.keeper.connect(socket.socket(fileno=nursery))
             server = Server(self.loop, socket.socket(fileno=rest.listener), self.methods, authorized, self._note_defect)
+            if caller >= 0:
+                server.serve(socket.socket(fileno=caller))
             line.setblocking(False)
             self.loop.add(line.fileno(), loops.READ, lambda _mask: self._hear(line))
             if rest.snapshot:
@@ -91,6 +97,8 @@ class Shim:
             self.container.on_change = lambda: self._hand_over(line, sleeper.GOING_ON)
             for pid, wait_status in rest.reaped:
                 self._reaped(pid, wait_status)
+            if not rest.snapshot:
+                self.container.foresee()
             # What woke us is taken up in the first round, which does not wait; only then may we rest.
             self.loop.call_later(0, lambda: self._rest_when_idle(server))
             self.loop.run()
@@ -101,16 +109,16 @@ class Shim:
         finally:
             os._exit(status)
 
-    def _await_container(self, rest: Sleeper, nursery: socket.socket, line: socket.socket) -> None:
-        """Learn whose shim we are, and let the sleeper know."""
-        rest.identity, descriptors = fdpass.receive(nursery, sleeper.PACKET_MAX, 1)
+    def _await_order(self, rest: Sleeper, orders: socket.socket) -> int:
+        """Learn whose shim we are; the connection of who gave the order, -1 if none came with it."""
+        rehearse()
+        own_heap()
+        rest.identity, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX, 2)
         if not rest.identity:
             os._exit(0)
-        (rest.listener,) = descriptors
-        try:
-            fdpass.send(line, sleeper.HEADER.pack(0, 0, sleeper.ASSIGNED, 0) + rest.identity, descriptors)
-        except KernelError:
-            os._exit(1)  # without a sleeper, as in `_hear`
+        orders.close()
+        rest.listener, caller = (*descriptors, -1)[:2]
+        return caller
 
     def _rest_when_idle(self, server: Server) -> None:
         """Before each wait from now on: is there anything to wait for that the sleeper cannot wait for as well?"""
@@ -144,8 +152,11 @@ class Shim:
         if self.container.init is not None and not self.container.finished:
             content, descriptors, masks = snapshot.take(self.container)
         header = sleeper.HEADER.pack(self._taken_in, self.container.deadline, verdict, len(masks))
+        (identity, listener), self._assignment = self._assignment, (b"", -1)
         line.setblocking(True)
         try:
+            if identity:
+                fdpass.send(line, sleeper.HEADER.pack(0, 0, sleeper.ASSIGNED, 0) + identity, [listener])
             fdpass.send(line, header + masks + content, descriptors)
         except KernelError:
             os._exit(1)  # without a sleeper, as in `_hear`

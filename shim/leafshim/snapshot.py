@@ -9,6 +9,7 @@ from typing import TypedDict, cast
 
 import msgpack
 
+from leafshim import process as processes
 from leafshim.api.shim import CreateOptions, Event, Exit
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.container import Container
@@ -109,7 +110,8 @@ def _pack(process: Process) -> _Process:
         "exec_id": process.exec_id,
         "args": list(process.args),
         "leaf": process.leaf,
-        "stage": process.stage,
+        # It is released: whether its program runs yet, who takes over learns from how it ends.
+        "stage": processes.RUNNING if process.stage in (processes.LAUNCHING, processes.RELEASING) else process.stage,
         "pid": process.pid,
         "start_time": process.start_time,
         "started_at": process.started_at,

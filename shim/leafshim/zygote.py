@@ -5,14 +5,14 @@ use of an object counts references), and a page that the parent writes between t
 first. So what forks must do as little as possible: the nursery talks and keeps, the zygote only forks.
 
     nursery                       zygote
-      ── [line, cgroup] ────────────▶
+      ── [line, orders, cgroup] ────▶
       ◀── pid [pidfd] ───────────────    or  !errno system call, where the kernel refused
 
 Rules:
 1. One packet a shim, one packet an answer. End of file on the line ends the zygote.
 2. A shim is made with CLONE_PARENT: its parent is the nursery, which outlives the zygote and reaps.
 3. The child closes all that is not its own before it does anything.
-4. A shim does not know its container yet: that comes on its line, later (`Shim.live`).
+4. A shim does not know its container yet: its order comes later (`Shim.live`).
 """
 
 import gc
@@ -37,33 +37,34 @@ def serve(line: socket.socket, shim: Shim) -> NoReturn:
     gc.collect()
     gc.freeze()
     while True:
-        request, descriptors = fdpass.receive(line, PACKET_MAX, 2)
+        request, descriptors = fdpass.receive(line, PACKET_MAX, 3)
         if not request:
             os._exit(0)
-        nursery, cgroup = descriptors
+        nursery, orders, cgroup = descriptors
         try:
             pid, pidfd = clone3(CLONE_PARENT, cgroup=cgroup)
         except KernelError as error:
             fdpass.send(line, b"%s%d %s" % (REFUSED, error.errno, error.syscall.encode()), [])
         else:
             if pid == 0:
-                _become(shim, nursery, arrivals)
+                _become(shim, nursery, orders, arrivals)
             fdpass.send(line, b"%d" % pid, [pidfd])
             os.close(pidfd)
         for fd in descriptors:
             os.close(fd)
 
 
-def _become(shim: Shim, nursery: int, arrivals: int) -> NoReturn:
+def _become(shim: Shim, *own: int) -> NoReturn:
     """The rest of a child's life. The zygote's objects stay referenced by the frames below us, so none of them is
     ever finalized here and closes a descriptor number that has become ours."""
     status = 1
     try:
-        low, high = sorted((nursery, arrivals))
-        os.closerange(3, low)
-        os.closerange(low + 1, high)
-        os.closerange(high + 1, 1 << 30)
-        shim.live(nursery, arrivals)
+        first = 3
+        for fd in sorted(own):
+            os.closerange(first, fd)
+            first = fd + 1
+        os.closerange(first, 1 << 30)
+        shim.live(*own)
         status = 0
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)  # the nursery's log

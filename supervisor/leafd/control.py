@@ -62,6 +62,7 @@ class Control:
             version=__version__,
             pid=os.getpid(),
             nursery_pid=(await self.environment.nursery.survey()).nursery_pid,
+            spare_pid=self.environment.spares.pid,
             root=config.root,
             state=config.state,
             cgroups_root=layout.root,

@@ -23,6 +23,7 @@ from leafd.launch import Environment
 from leafd.nursery import Nursery
 from leafd.orphans import reap
 from leafd.recovery import rebuild
+from leafd.spares import Spares
 from leafd.store import Store
 from leafshim.api.nursery import Notice
 from leafshim.cgroup.hierarchy import Cgroup
@@ -62,7 +63,8 @@ async def serve(config: Config) -> None:
     listener = fdpass.listen(config.listen, _BACKLOG)
     stop = _signals()
     nursery = Nursery(os.path.join(config.root, "nursery.sock"), claim.layout.agent_leaf, config.call_deadline)
-    environment = Environment(config, pidfd.boot_id(), claim.layout, store, journal, nursery)
+    spares = Spares(nursery, claim.layout.shims)
+    environment = Environment(config, pidfd.boot_id(), claim.layout, store, journal, nursery, spares)
     table = Table(environment)
     tasks = set[asyncio.Task[None]]()
     nursery.on_notice = lambda notice: _shim_ended(table, notice)
@@ -75,6 +77,7 @@ async def serve(config: Config) -> None:
         on_defect=lambda error: log.error("defect", exc_info=error),
     )
     await server.listen(listener)
+    spares.prepare()
     gc.freeze()  # what is there now stays: no collection has to look at it again
     background = asyncio.gather(asyncio.to_thread(_join, claim.layout.agent_leaf), reap(environment, table))
     await stop.wait()
@@ -83,6 +86,7 @@ async def serve(config: Config) -> None:
         container.life.leave()
     os.unlink(config.listen)
     await server.close()
+    spares.close()
     nursery.close()
     journal.close()
 
@@ -104,10 +108,9 @@ async def _recover(environment: Environment, table: Table) -> None:
 
 
 def _shim_ended(table: Table, notice: Notice) -> None:
-    try:
-        table.find(notice.id).life.nudge()
-    except NotFound:
-        return
+    for container in table.all():
+        if container.record.shim_pid == notice.pid:
+            container.life.nudge()
 
 
 async def _keep_again(table: Table) -> None:

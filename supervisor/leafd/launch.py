@@ -2,7 +2,7 @@
 
     state           effect                              undo
     PROVISIONING    its directory and config.json       the directory goes
-    PREPARING       a shim, forked by the nursery       the shim ends, by order or by force; Forget
+    PREPARING       a shim gets its order               the shim ends, by order or by force; Forget
     ISOLATING       cgroups and init, by Task.Create    everything in its cgroups killed, the cgroups removed
     RUNNING         init let go, by Task.Start          (that of ISOLATING)
 
@@ -10,13 +10,15 @@ Rules:
 1. A state is checkpointed before its effect. So a record that says ISOLATING promises that nothing was started, and
    tells a recovery to look for cgroups, whether they were made or not.
 2. Undo goes backwards from the state of the record, takes what may or may not be there, and may be repeated.
-3. The directory is its own checkpoint: without a record in it no other effect can have happened. What lies only in it
-   (config.json) may be written at any time, and is while the nursery forks.
+3. The directory is its own checkpoint: without a record in it there may be a shim that has its order, at the socket in
+   the directory, and no other effect. A shim does nothing before it is called.
 4. Nothing is waited for that the next step does not need; nothing in ROOT is synced.
 """
 
 import asyncio
+import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from time import time_ns
 from typing import NamedTuple
@@ -25,13 +27,17 @@ from leafd.config import Config
 from leafd.journal import Journal
 from leafd.nursery import Nursery
 from leafd.shims import ShimClient, kill_proven
+from leafd.spares import Spares
 from leafd.store import Record, Store
 from leafshim.api import shim, task
 from leafshim.bundle import directory_name
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import Layout
 from leafshim.errors import AlreadyExists, KernelError, LeafError
+from leafshim.kernel import fdpass
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, PROVISIONING, RUNNING, move
+
+log = logging.getLogger("leafd")
 
 
 class Environment(NamedTuple):
@@ -43,6 +49,7 @@ class Environment(NamedTuple):
     store: Store
     journal: Journal
     nursery: Nursery
+    spares: Spares
 
     def exit_path(self, container_id: str) -> str:
         """Where the shim puts the exit record."""
@@ -59,7 +66,6 @@ class Launch:
         self.bundle = environment.store.bundle(record.id)
         self.at_once = False
         """Create goes on to Start by itself: one call instead of two."""
-        self._pidfd = -1
 
     async def run(self, document: bytes, first: str, last: str) -> None:
         """Go through the steps from the state `first` to the state `last`; `document` becomes config.json.
@@ -73,7 +79,7 @@ class Launch:
                     self.record.state = move(self.record.state, step.state)
                 await step.effect(self, document)
         finally:
-            self._unguard()
+            self.environment.spares.prepare()
 
     async def undo(self, *, keep_directory: bool = False) -> None:
         """Take back what may have been made. Raises what keeps a cgroup from going; the rest is undone nevertheless.
@@ -90,26 +96,6 @@ class Launch:
                 failure = failure or error
         if failure is not None:
             raise failure
-
-    def guard(self, pidfd: int) -> None:
-        """Let what waits for the new shim fail when that ends. Owns `pidfd`.
-
-        Without this the end of a shim that had not yet accepted our connection would go unnoticed until a deadline, as
-        the nursery keeps its socket listening.
-        """
-        self._pidfd = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._shim_ended)
-
-    def _shim_ended(self) -> None:
-        self._unguard()
-        if self.shim is not None:
-            self.shim.close()
-
-    def _unguard(self) -> None:
-        if self._pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
 
     def checkpoint(self) -> None:
         """Write the record."""
@@ -129,25 +115,41 @@ async def _remove_directory(launch: Launch) -> None:
     launch.environment.store.discard(launch.record.id)
 
 
-async def _fork_shim(launch: Launch, document: bytes) -> None:
-    environment, record = launch.environment, launch.record
-    launch.checkpoint()
-    spawning = environment.nursery.spawn(record.id, launch.bundle.path, environment.layout.shims)
+async def _order_shim(launch: Launch, document: bytes) -> None:
+    """Let a shim read and judge the description while we write the record. It is called on a connection that it gets
+    with its order: that ends when the shim does."""
+    environment, record, bundle = launch.environment, launch.record, launch.bundle
     try:
         if document:
-            _write(launch.bundle.config, document)
-            os.mkdir(launch.bundle.rootfs, 0o700)
+            _write(bundle.config, document)
+            os.mkdir(bundle.rootfs, 0o700)
         _unlink(environment.exit_path(record.id))  # an earlier run's, which the record and the journal have
     except OSError as error:
         raise KernelError.of(error, "write bundle") from error
-    finally:
-        spawned = await spawning
-    record.shim_pid, record.shim_start_time = spawned.pid, spawned.start_time
-    try:
-        launch.shim = ShimClient(record.id, launch.bundle.socket, environment.config)
-        await launch.shim.hold()
-    finally:
-        launch.guard(spawned.pidfd)
+    ours, theirs = socket.socketpair()
+    with theirs, fdpass.listen(bundle.socket) as listener:
+        try:
+            record.shim_pid, record.shim_start_time = await _give_order(launch, [listener.fileno(), theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+    launch.shim = ShimClient(record.id, bundle.socket, environment.config)
+    await launch.shim.use(ours)
+
+
+async def _give_order(launch: Launch, descriptors: list[int]) -> tuple[int, int]:
+    """(pid, start time) of the shim that took it. A spare that died meanwhile is replaced, once."""
+    for last_try in (False, True):
+        spare = await launch.environment.spares.take()
+        try:
+            spare.order(launch.record.id, launch.bundle.path, descriptors)
+            return spare.pid, spare.start_time
+        except KernelError:
+            if last_try:
+                raise
+        finally:
+            spare.close()
+    raise AssertionError
 
 
 async def _end_shim(launch: Launch) -> None:
@@ -198,9 +200,18 @@ async def _delete_task(launch: Launch) -> None:
 async def _start_task(launch: Launch, document: bytes) -> None:
     assert launch.shim is not None
     launch.record.started_at = time_ns()
+    if launch.at_once:  # it has started: the shim's checkpoint says so, and until ours does, that counts
+        asyncio.get_running_loop().call_soon(_note_running, launch)
+        return
     launch.checkpoint()
-    if not launch.at_once:
-        await launch.shim.start()
+    await launch.shim.start()
+
+
+def _note_running(launch: Launch) -> None:
+    try:
+        launch.checkpoint()
+    except LeafError as error:
+        log.warning("%s: %s", launch.record.id, error)
 
 
 async def _nothing(launch: Launch) -> None:
@@ -217,7 +228,7 @@ class Step(NamedTuple):
 
 STEPS = (
     Step(PROVISIONING, _make_directory, _remove_directory),
-    Step(PREPARING, _fork_shim, _end_shim),
+    Step(PREPARING, _order_shim, _end_shim),
     Step(ISOLATING, _create_task, _delete_task),
     Step(RUNNING, _start_task, _nothing),
 )

@@ -248,9 +248,6 @@ class Life:
         match self.action:
             case Action.WAIT:
                 self.problem = "its shim does not answer"
-                if entry.state == PREPARING and not entry.shim_pid:
-                    # Nobody may be behind its socket but the nursery, which then lets go of it: the next look is sure.
-                    await self.environment.nursery.forget(entry.id)
             case Action.RECONNECT:
                 self.problem = ""
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
@@ -285,8 +282,6 @@ class Life:
 
     async def _undo_launch(self) -> None:
         """Take back what an earlier supervisor was making."""
-        # Its Spawn may still lie in the nursery's queue: what was asked for before is done when a Survey is answered.
-        await self.environment.nursery.survey()
         launch = Launch(self.environment, self.record, self.shim)
         if self.record.restarts:
             await self._failed_restart(launch, "leafd was killed while it started it again")

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from leafshim.api.nursery import Forget, Keep, Notice, Packet, Reply, Request, Spawn, Survey, Take
@@ -30,11 +30,23 @@ _WINDOW = 32
 
 
 class Spawned(NamedTuple):
-    """A new shim. `pidfd` belongs to the caller; `start_time` in clock ticks after boot."""
+    """A new shim without a container. `pidfd` and `line`, for its order, are the owner's; `start_time` in clock ticks
+    after boot."""
 
     pid: int
     start_time: int
     pidfd: int
+    line: socket.socket
+
+    def order(self, container_id: str, bundle: str, descriptors: list[int]) -> None:
+        """Make it the shim of a container whose directory is `bundle`; `descriptors`: its listening socket, and
+        a connection to serve. Raises KernelError when it is gone."""
+        fdpass.send(self.line, f"{container_id}\0{bundle}".encode(), descriptors)
+
+    def close(self) -> None:
+        """Let go of it. One that has had no order ends."""
+        self.line.close()
+        os.close(self.pidfd)
 
 
 class _Answer(NamedTuple):
@@ -82,18 +94,14 @@ class Nursery:
             if not waiting.done():
                 waiting.set_exception(Unavailable("the nursery went away"))
 
-    def spawn(self, container_id: str, bundle: str, cgroup: str) -> Coroutine[None, None, Spawned]:
-        """Fork a shim into `cgroup`. The request is on its way when this returns, so that other work may be done before
-        the answer is awaited; then the shim's socket listens in the directory `bundle`."""
-        request = Request(spawn=Spawn(id=container_id, bundle=bundle, cgroup=cgroup))
-        return self._spawned(self._send(request, []))
-
-    async def _spawned(self, waiting: "asyncio.Future[_Answer]") -> Spawned:
-        reply, descriptors = await self._answer(waiting)
-        if len(descriptors) != 1:
+    async def spawn(self, cgroup: str) -> Spawned:
+        """Fork a shim into `cgroup`."""
+        reply, descriptors = await self._call(Request(spawn=Spawn(cgroup=cgroup)))
+        if len(descriptors) != 2:
             _close(descriptors)
             raise ProtocolError(f"the nursery sent {len(descriptors)} descriptors with a new shim")
-        return Spawned(reply.pid, reply.start_time, descriptors[0])
+        pidfd, line = descriptors
+        return Spawned(reply.pid, reply.start_time, pidfd, socket.socket(fileno=line))
 
     async def keep(self, container_id: str, held: dict[str, int]) -> None:
         """Give copies of descriptors, by name, into keeping for a container."""

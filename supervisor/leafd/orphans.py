@@ -36,8 +36,7 @@ async def reap(environment: Environment, table: Table) -> int:
     found = orphan_cgroups(environment, table)
     table.reaping.update(found)
     await asyncio.gather(*(_reap_cgroup(environment, table, each) for each in found))
-    spare = (await environment.nursery.survey()).spare_pid
-    return len(found) + _reap_shims(environment, table, spare)
+    return len(found) + _reap_shims(environment, table, environment.spares.pid)
 
 
 def orphan_cgroups(environment: Environment, table: Table) -> list[str]:

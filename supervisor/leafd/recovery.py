@@ -150,6 +150,9 @@ async def look(entry: Record, environment: Environment, deadline: float) -> Sigh
                 entry.shim_pid and not is_gone(entry.shim_pid, entry.shim_start_time)
             ):
                 return Sight(facts._replace(shim=Shim.SILENT))
+    if entry.state == state.ISOLATING:
+        _catch_up(entry, environment)
+        facts = facts._replace(state=entry.state)
     cgroup = Cgroup(entry.cgroup)
     exists = cgroup.exists()
     ended = os.path.exists(environment.exit_path(entry.id))
@@ -171,6 +174,18 @@ def _asleep(entry: Record, environment: Environment, facts: Facts, client: ShimC
     behind = known.get("sequence") != environment.journal.told(entry.id)
     facts = facts._replace(shim=Shim.ANSWERS, init=state.RUNNING)
     return Sight(facts, client, behind=behind)
+
+
+def _catch_up(entry: Record, environment: Environment) -> None:
+    """Take from the shim's checkpoint that it has started: a launch in one call is answered before the record says
+    so."""
+    known = _checkpoint(entry, environment)
+    in_charge = (known.get("shim_pid"), known.get("shim_start_time")) == (entry.shim_pid, entry.shim_start_time)
+    pid, started_at = known.get("pid"), known.get("started_at")
+    if in_charge and known.get("state") in (state.RUNNING, state.DESTROYING, state.STOPPED):
+        entry.state = state.RUNNING
+        entry.pid = pid if isinstance(pid, int) else 0
+        entry.started_at = started_at if isinstance(started_at, int) else 0
 
 
 def rebuild(container_id: str, environment: Environment) -> Record:

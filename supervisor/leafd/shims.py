@@ -10,6 +10,7 @@ Rules:
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -47,6 +48,11 @@ class ShimClient:
         if not self._held:
             await self._connect()
             self._held = True
+
+    async def use(self, connection: socket.socket) -> None:
+        """Hold this connection to it, made by other means; it is ours from here on."""
+        self._client = await AsyncClient.connect(connection)
+        self._users, self._held = 1, True
 
     def rest(self) -> None:
         """Let the shim sleep, once no call is under way."""

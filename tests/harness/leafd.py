@@ -6,17 +6,14 @@ import pty
 import secrets
 import select
 import signal
-import socket
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
 from leafd.client import Client
-from leafshim.api import nursery
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.errors import Unavailable
-from leafshim.kernel import fdpass
 
 BIN = Path(sys.executable).parent
 DEADLINE = 60.0  # s; for a command that should take milliseconds, on a busy machine
@@ -84,15 +81,13 @@ class Leafd:
         return status
 
     def spare(self) -> set[int]:
-        """The pids of the shim that the nursery keeps ready, and of its worker."""
-        with fdpass.connect(str(self.root / "nursery.sock"), kind=socket.SOCK_SEQPACKET) as line:
-            line.send(nursery.Request(survey=nursery.Survey()).encode())
-            reply = nursery.Packet.decode(line.recv(1 << 16)).reply
-        assert reply is not None
-        if not reply.spare_pid:
+        """The pids of the shim that leafd keeps ready, and of its worker."""
+        with self.client as client:
+            spare = client.version().spare_pid
+        if not spare:
             return set()
-        children = Path(f"/proc/{reply.spare_pid}/task/{reply.spare_pid}/children").read_text().split()
-        return {reply.spare_pid, *(int(pid) for pid in children)}
+        children = Path(f"/proc/{spare}/task/{spare}/children").read_text().split()
+        return {spare, *(int(pid) for pid in children)}
 
     def command(self, *arguments: str) -> list[str]:
         """leafctl for this leafd, with `arguments`."""

@@ -15,6 +15,7 @@ from leafshim.api.wellknown import Any
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.kernel import fdpass, signals
+from leafshim.kernel.execve import reset_inherited_signals
 from leafshim.ttrpc.client import Client, Stream
 
 ID = "web"
@@ -33,18 +34,23 @@ class Shim:
     def _begin(self) -> None:
         self.cgroup = Cgroup(os.path.join(find_mount(), f"leafd-test-{os.getpid()}-{secrets.token_hex(4)}"))
         nursery, line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 nursery.close()
+                ours.close()
+                reset_inherited_signals()
                 arrivals = signals.signalfd(shim_main.SIGNALS)
-                shim_main.Shim().live(line.fileno(), arrivals)
+                shim_main.Shim().live(line.fileno(), orders.fileno(), arrivals)
             finally:
                 os._exit(0)
         line.close()
-        with fdpass.listen(self.bundle.socket) as listener:
-            fdpass.send(nursery, f"{ID}\0{self.bundle.path}".encode(), [listener.fileno()])
+        orders.close()
         nursery.close()
+        with fdpass.listen(self.bundle.socket) as listener:
+            fdpass.send(ours, f"{ID}\0{self.bundle.path}".encode(), [listener.fileno()])
+        ours.close()
         self.client = self.connect()
 
     def connect(self) -> Client:

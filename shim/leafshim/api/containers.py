@@ -29,6 +29,7 @@ class VersionResponse(_Message):
     state: str = pb.string(5)
     cgroups_root: str = pb.string(6)  # absolute path
     controllers: list[str] = pb.repeated(pb.string(7))  # those the host offers below cgroups_root
+    spare_pid: int = pb.uint32(8)  # a shim that waits for its container; 0: none
 
 
 class CreateRequest(_Message):

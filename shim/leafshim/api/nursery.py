@@ -10,11 +10,9 @@ class _Message(pb.Message):
 
 
 class Spawn(_Message):
-    """Fork a shim. The nursery binds BUNDLE/shim.sock and listens before it forks."""
+    """Fork a shim that has no container yet."""
 
-    id: str = pb.string(1)
-    bundle: str = pb.string(2)  # absolute path of the container's directory
-    cgroup: str = pb.string(3)  # absolute path of the cgroup for shims
+    cgroup: str = pb.string(1)  # absolute path of the cgroup for shims
 
 
 class Keep(_Message):
@@ -57,21 +55,19 @@ class Held(_Message):
 class Reply(_Message):
     code: int = pb.int32(1)  # google.rpc.Code; 0 is success
     message: str = pb.string(2)
-    pid: int = pb.uint32(3)  # Spawn: the shim; its pidfd is attached
+    pid: int = pb.uint32(3)  # Spawn: the shim; its pidfd and the line for its order (shim.py) are attached
     start_time: int = pb.uint64(4)  # Spawn: clock ticks after boot
     names: list[str] = pb.repeated(pb.string(5))  # Take: of the attached descriptors
     held: list[Held] = pb.repeated(pb.message(Held, 6))  # Survey
     version: str = pb.string(7)  # Survey: of leafshim
     nursery_pid: int = pb.uint32(8)  # Survey
-    spare_pid: int = pb.uint32(9)  # Survey: a shim that waits for its container; 0 = none
 
 
 class Notice(_Message):
     """A shim ended, however it did."""
 
-    id: str = pb.string(1)
-    pid: int = pb.uint32(2)
-    wait_status: int = pb.int32(3)
+    pid: int = pb.uint32(1)
+    wait_status: int = pb.int32(2)
 
 
 class Packet(_Message):

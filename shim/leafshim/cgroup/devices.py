@@ -62,7 +62,7 @@ def prepare(cgroup: Cgroup, rules: "Sequence[DeviceRule]") -> None:
     if not rules:
         return
     try:
-        configure(cgroup, of_rules(rules))
+        configure(cgroup, of_rules(tuple(rules)))
     except Unsupported:
         if any(rule.allow for rule in rules):
             raise

@@ -1,7 +1,9 @@
 """clone3: a child that is born in its namespaces and in its cgroup, and the pidfd of it, in one step.
 
 Rules:
-1. The caller has one thread. After the clone the child's interpreter is as after os.fork: the same hooks run.
+1. The caller has one thread. After the clone the child's interpreter is as after os.fork: the same hooks run. A child
+   that only goes on to execve, starts no thread and imports nothing does without them (`brief`): they would take a
+   third of its life until then, most of it for copies of the pages that they write.
 2. No child goes on without being where it was asked to be: a kernel's refusal is an error in the parent.
 3. The exit signal is SIGCHLD, the pidfd is close-on-exec, and no signal is sent by number afterwards.
 
@@ -37,23 +39,26 @@ for _hook in (_before_fork, _after_fork_child, _after_fork_parent):
     _hook.argtypes, _hook.restype = (), None
 
 
-def clone3(flags: int, *, cgroup: int | None = None, force_fallback: bool = False) -> tuple[int, int]:
+def clone3(
+    flags: int, *, cgroup: int | None = None, brief: bool = False, force_fallback: bool = False
+) -> tuple[int, int]:
     """Fork into the new namespaces of `flags` (CLONE_NEW*): (pid, pidfd), and (0, -1) in the child.
 
     With CLONE_PARENT it is the caller's sibling, its parent's to reap.
-    `cgroup`: a descriptor of the cgroup's directory, O_PATH will do. `force_fallback` takes the way of older kernels.
+    `cgroup`: a descriptor of the cgroup's directory, O_PATH will do. `brief`: see rule 1. `force_fallback` takes the
+    way of older kernels.
     Raises KernelError (clone3(2), cgroups(7)); Unsupported for a time namespace where there is no clone3.
     """
     if not force_fallback:
         try:
-            return _clone3(flags, cgroup)
+            return _clone3(flags, cgroup, brief)
         except KernelError as error:
             if error.errno not in _REFUSED:
                 raise
     return _clone(flags) if cgroup is None else _clone_and_move(flags, cgroup)
 
 
-def _clone3(flags: int, cgroup: int | None) -> tuple[int, int]:
+def _clone3(flags: int, cgroup: int | None, brief: bool) -> tuple[int, int]:
     pidfd = ctypes.c_int(-1)
     into = 0 if cgroup is None else CLONE_INTO_CGROUP
     # A sibling has our own exit signal, and naming one is EINVAL (clone3(2)).
@@ -61,6 +66,8 @@ def _clone3(flags: int, cgroup: int | None) -> tuple[int, int]:
     arguments = _CLONE_ARGS.pack(
         flags | into | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup or 0
     )
+    if brief:
+        return syscalls.clone3(arguments, _CLONE_ARGS.size), pidfd.value
     return _as_fork(lambda: syscalls.clone3(arguments, _CLONE_ARGS.size)), pidfd.value
 
 

@@ -12,6 +12,7 @@ from leafshim.kernel import syscalls
 _DEFAULT_ACTION = bytes(32)  # the kernel's struct sigaction: SIG_DFL is 0, the mask is empty
 _SIGSET_BYTES = 8
 _RESETTABLE = tuple(number for number in range(1, 34) if number not in (signal.SIGKILL, signal.SIGSTOP))
+_PYTHONS = (signal.SIGINT.value, signal.SIGPIPE.value, signal.SIGXFSZ.value)
 _execve = syscalls.Call("execve", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -30,14 +31,25 @@ def execve(path: str, arguments: Strings, environment: Strings) -> NoReturn:
     raise InternalError("execve returned")
 
 
-def reset_signals() -> None:
-    """Every signal to its default, none blocked. Raises KernelError.
+def reset_inherited_signals() -> None:
+    """Every signal that we do not use ourselves to its default. Raises KernelError.
 
-    execve resets handlers but keeps what is ignored (Python ignores SIGPIPE) and what is blocked. In a forked child the
-    handlers have to go as well: Python's write to the parent's wake-up descriptor. Not by signal.signal, whose
-    enumerations take a fresh child five times as long. Of the real-time signals only glibc's own are reset: whoever is
-    started by its posix_spawn, as everything below make is, has 32 ignored.
+    Once, at the start of a process whose children become programs: execve keeps what is ignored. Of the real-time
+    signals only glibc's own are reset: whoever is started by its posix_spawn, as everything below make is, has 32
+    ignored.
     """
     for number in _RESETTABLE:
+        if number not in _PYTHONS:
+            syscalls.rt_sigaction(number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
+
+
+def reset_signals() -> None:
+    """The signals that Python takes or ignores to their default, none blocked: in a child that becomes a program, of a
+    process that did `reset_inherited_signals`. Raises KernelError.
+
+    execve resets handlers, but until then one would write to the parent's wake-up descriptor. Not by signal.signal,
+    whose enumerations take a fresh child five times as long.
+    """
+    for number in _PYTHONS:
         syscalls.rt_sigaction(number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

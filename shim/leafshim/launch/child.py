@@ -14,7 +14,7 @@ from leafshim.errors import InternalError, KernelError, LeafError
 from leafshim.kernel.execve import reset_signals
 from leafshim.kernel.paths import CLOSE_RANGE_CLOEXEC, close_range
 from leafshim.kernel.process import set_dumpable
-from leafshim.launch.handshake import READY, Channel, failed
+from leafshim.launch.handshake import READY, RELEASE, Channel, failed
 from leafshim.launch.operation import Setup
 from leafshim.launch.plan import Plan
 
@@ -52,8 +52,7 @@ def _launch(plan: Plan, setup: Setup, stdio: tuple[int, int, int] | None) -> NoR
             raise operation.failure(KernelError.of(error, operation.action)) from None
     file = plan.program.find()
     setup.channel.send(READY, setup.console)
-    if plan.waits:
-        setup.channel.wait()
+    setup.channel.wait(RELEASE)
     close_range(3, flags=CLOSE_RANGE_CLOEXEC)
     plan.program.run(file)
 

@@ -2,9 +2,9 @@
 
     child                        parent
       ── maps wanted ──────────▶            only with a user namespace
-      ◀───────────── go on ────             uid_map and gid_map are written
+      ◀───────────── mapped ───             uid_map and gid_map are written
       ── ready [+ console] ────▶
-      ◀───────────── go on ────             only when the plan waits for a release
+      ◀──────────── release ───             at any time: the child may find that it has come already
       execve: end of file ─────▶
       ── failed ───────────────▶            at any time instead; the child then exits
 
@@ -20,7 +20,8 @@ from leafshim.errors import InternalError, KernelError, LeafError, from_status
 MAPS_WANTED = b"M"
 READY = b"R"
 FAILED = b"F"
-GO_ON = b"G"
+MAPPED = b"G"
+RELEASE = b"X"
 
 _KERNEL_ERROR = -1
 """In the place of a google.rpc.Code, which is never negative."""
@@ -41,10 +42,11 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class Channel:
     """The child's end. Blocking; a parent that is gone ends the child, because nobody can release it any more."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_heard", "_socket")
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._heard = b""
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -55,10 +57,13 @@ class Channel:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))] if descriptor >= 0 else []
         self._socket.sendmsg([message], rights)
 
-    def wait(self) -> None:
-        """Block until the parent says go on. Exits when the parent is gone."""
-        if self._socket.recv(1) != GO_ON:
-            os._exit(1)
+    def wait(self, message: bytes) -> None:
+        """Block until the parent has said this. Exits when the parent is gone."""
+        while message not in self._heard:
+            heard = self._socket.recv(1)
+            if not heard:
+                os._exit(1)
+            self._heard += heard
 
 
 def failed(error: LeafError) -> bytes:

@@ -7,7 +7,7 @@ import struct
 
 from leafshim.kernel import process, procfs
 from leafshim.kernel.namespaces import CLONE_NEWCGROUP, FLAG, NAME, setns, unshare
-from leafshim.launch.handshake import MAPS_WANTED
+from leafshim.launch.handshake import MAPPED, MAPS_WANTED
 from leafshim.launch.operation import Operation, Setup
 
 _SIOCSIFFLAGS = 0x8914
@@ -68,7 +68,7 @@ class WaitForMaps(Operation):
 
     def execute(self, setup: Setup) -> None:
         setup.channel.send(MAPS_WANTED)
-        setup.channel.wait()
+        setup.channel.wait(MAPPED)
 
 
 class BecomeRoot(Operation):

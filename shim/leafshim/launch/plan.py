@@ -29,10 +29,9 @@ class Plan:
 
     `clone_flags`: the new namespaces, CLONE_NEW*. `pid_namespace`: one to join, a path or the pidfd of a process in it.
     `maps`: uid_map and gid_map for a new user namespace. `init_pidfd`: for an exec, whose container it enters.
-    `waits`: whether the child waits for a release before it becomes the program.
     """
 
-    __slots__ = ("clone_flags", "init_pidfd", "maps", "operations", "pid_namespace", "program", "terminal", "waits")
+    __slots__ = ("clone_flags", "init_pidfd", "maps", "operations", "pid_namespace", "program", "terminal")
 
     def __init__(
         self,
@@ -43,7 +42,6 @@ class Plan:
         pid_namespace: str | int | None = None,
         maps: tuple[str, str] | None = None,
         init_pidfd: int | None = None,
-        waits: bool = False,
     ) -> None:
         self.clone_flags = clone_flags
         self.pid_namespace = pid_namespace
@@ -52,19 +50,17 @@ class Plan:
         self.operations = tuple(operations)
         self.program = Program(process)
         self.terminal = process.terminal
-        self.waits = waits
 
     def describe(self) -> str:
         """The plan for a person, one step a line."""
         new = ", ".join(kind for kind, flag in FLAG.items() if flag & self.clone_flags) or "none"
-        steps = [f"clone with new namespaces: {new}", *(operation.describe() for operation in self.operations)]
-        if self.waits:
-            steps.append("wait for the release")
-        return "\n".join([*steps, f"exec {self.program.name}"])
+        steps = (operation.describe() for operation in self.operations)
+        last = ("wait for the release", f"exec {self.program.name}")
+        return "\n".join((f"clone with new namespaces: {new}", *steps, *last))
 
 
-def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str, *, waits: bool = True) -> Plan:
-    """The plan of a container's first process. `waits`: for a release, before it becomes the program.
+def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str) -> Plan:
+    """The plan of a container's first process.
 
     `mounts_of_root`: what to mount on `bundle_rootfs`, an existing directory, as the root file system; where empty, the
     spec's root.path is the root, relative to the directory that holds `bundle_rootfs`.
@@ -99,7 +95,7 @@ def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: s
     maps = (_map(spec.linux.uid_mappings), _map(spec.linux.gid_mappings)) if user else None
     flags = sum(FLAG[kind] for kind in new) & ~CLONE_NEWCGROUP
     pid_namespace = kinds.get("pid") or None
-    return Plan(spec.process, operations, clone_flags=flags, pid_namespace=pid_namespace, maps=maps, waits=waits)
+    return Plan(spec.process, operations, clone_flags=flags, pid_namespace=pid_namespace, maps=maps)
 
 
 def plan_exec(spec: Spec, process: Process, init_pidfd: int) -> Plan:

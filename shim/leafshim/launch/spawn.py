@@ -25,7 +25,10 @@ _LONGEST_MESSAGE = 1 << 16
 
 
 class Ready:
-    """Everything is in place, the program was found. `console`: a terminal's master, the caller's to close."""
+    """Everything is in place, the program was found; the child becomes that when it is released.
+
+    `console`: a terminal's master, the caller's to close.
+    """
 
     __slots__ = ("console",)
 
@@ -54,14 +57,14 @@ Progress: TypeAlias = Ready | Executed | Failed
 class Child:
     """A child on its way to its program. `channel`: a descriptor to wait on for readability."""
 
-    __slots__ = ("_end", "_maps", "_released", "pid", "pidfd")
+    __slots__ = ("_end", "_maps", "_ready", "_released", "pid", "pidfd")
 
-    def __init__(self, pid: int, pidfd: int, end: socket.socket, *, maps: tuple[str, str] | None, waits: bool) -> None:
+    def __init__(self, pid: int, pidfd: int, end: socket.socket, maps: tuple[str, str] | None) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self._end = end
         self._maps = maps
-        self._released = not waits
+        self._ready = self._released = False
 
     @property
     def channel(self) -> int:
@@ -71,29 +74,35 @@ class Child:
     def advance(self) -> Progress | None:
         """What the child said; None when it is nothing for the caller. Raises KernelError."""
         try:
-            message, descriptors = fdpass.receive(self._end, _LONGEST_MESSAGE, 1)
+            message, descriptors = self._receive()
         except KernelError as error:
             if error.errno == errno.EAGAIN:
                 return None
             raise
         if not message:
-            return Executed() if self._released else Failed(StateError("the process ended before it was started"))
+            started = self._ready and self._released
+            return Executed() if started else Failed(StateError("the process ended before it was started"))
         kind = message[:1]
         if kind == handshake.READY:
+            self._ready = True
             return Ready(descriptors[0] if descriptors else None)
         if kind == handshake.MAPS_WANTED:
             return self._write_maps()
         return Failed(handshake.failure(message))
 
-    @property
-    def released(self) -> bool:
-        """It goes on by itself, or was let go."""
-        return self._released
+    def _receive(self) -> tuple[bytes, list[int]]:
+        try:
+            return fdpass.receive(self._end, _LONGEST_MESSAGE, 1)
+        except KernelError as error:
+            if error.errno != errno.ECONNRESET:
+                raise
+        # It ended with our release unread. That is told first, and once; what it said is still there (unix(7)).
+        return fdpass.receive(self._end, _LONGEST_MESSAGE, 1)
 
     def release(self) -> None:
-        """Let a child that is Ready become its program. Raises KernelError when it is gone."""
+        """Let the child become its program, now or once it is Ready."""
         self._released = True
-        self._go_on()
+        self._say(handshake.RELEASE)
 
     def abort(self) -> None:
         """Kill it. That it died is seen on `pidfd`."""
@@ -113,14 +122,14 @@ class Child:
             except OSError as error:
                 self.abort()
                 return Failed(KernelError("write", error.errno or 0, path))
-        self._go_on()
+        self._say(handshake.MAPPED)
         return None
 
-    def _go_on(self) -> None:
+    def _say(self, message: bytes) -> None:
         try:
-            self._end.send(handshake.GO_ON, socket.MSG_NOSIGNAL)
-        except OSError as error:
-            raise KernelError.of(error, "release") from error
+            self._end.send(message, socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # it is gone; why is what the channel says next
 
 
 def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None, flags: int = 0) -> Child:
@@ -140,7 +149,7 @@ def spawn(plan: Plan, *, leaf: str, stdio: tuple[int, int, int] | None, flags: i
     finally:
         theirs.close()
     ours.setblocking(False)
-    return Child(pid, descriptor, ours, maps=plan.maps, waits=plan.waits)
+    return Child(pid, descriptor, ours, plan.maps)
 
 
 def _clone(
@@ -174,7 +183,7 @@ def _clone_into(
             own = opening("/proc/self/ns/pid")
             # This is for our children; we ourselves stay where we are (pid_namespaces(7)).
             setns(descriptor, CLONE_NEWPID)
-        pid, child = clone3(flags, cgroup=directory)
+        pid, child = clone3(flags, cgroup=directory, brief=True)
         if pid == 0:
             run(plan, end, stdio)
         return pid, child

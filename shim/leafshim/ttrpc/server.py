@@ -346,6 +346,15 @@ class Server:
         for link in tuple(self.links):
             link.close()
 
+    def serve(self, sock: socket.socket) -> None:
+        """Serve a connection, which is the server's from here on."""
+        peer = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if not self._authorize(*peer):
+            sock.close()
+            return
+        sock.setblocking(False)
+        self.links.add(_Link(self, sock, peer))
+
     def guard(self, callback: Callable[[], None]) -> None:
         """Call back; an exception is the callback's defect and nobody else's."""
         try:
@@ -363,12 +372,7 @@ class Server:
             self.loop.remove(self._listener.fileno())
             self._resume = self.loop.call_later(_ACCEPT_PAUSE, self._accept_again)
             return
-        peer = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if not self._authorize(*peer):
-            sock.close()
-            return
-        sock.setblocking(False)
-        self.links.add(_Link(self, sock, peer))
+        self.serve(sock)
 
     def _accept_again(self) -> None:
         self._resume = None

@@ -14,6 +14,7 @@ from leafshim.api import task
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.errors import LeafError
 from leafshim.kernel import pidfd
+from leafshim.kernel.execve import reset_inherited_signals
 from leafshim.launch import Child, Executed, Failed, Plan, Ready, plan_init, spawn
 from leafshim.spec import load
 
@@ -101,6 +102,11 @@ def plan(bundle_rootfs: str) -> Callable[[Document], Plan]:
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> None:
+    reset_inherited_signals()  # as the nursery does: what we inherited is not the children's
+
+
 @pytest.fixture
 def children() -> Iterator[list[Child]]:
     """Children that the test started; killed, reaped and closed at its end."""
@@ -173,9 +179,8 @@ def run(
 
     def run(what: Document | Plan) -> tuple[int, str]:
         child, output = start(what if isinstance(what, Plan) else plan(what))
+        child.release()
         progress = advance(child)
-        if isinstance(progress, Ready) and not isinstance(what, Plan):
-            child.release()
         while isinstance(progress, Ready):
             progress = advance(child)
         status = wait(child)

@@ -79,10 +79,9 @@ def test_its_failures_are_named(run: Run, container: Container) -> None:
         assert str(caught.value) == message
 
 
-def test_it_becomes_its_program_without_a_release(
-    start: Any, container: Container, advance: Advance, wait: Any
-) -> None:
+def test_a_release_may_come_before_it_is_ready(start: Any, container: Container, advance: Advance, wait: Any) -> None:
     child, _ = start(container.plan("true"))
+    child.release()
     assert isinstance(advance(child), Ready)
     assert isinstance(advance(child), Executed)
     assert wait(child) == 0
@@ -91,6 +90,7 @@ def test_it_becomes_its_program_without_a_release(
 def test_it_has_a_terminal_of_the_container(start: Any, container: Container, advance: Advance) -> None:
     child, _ = start(container.plan("sh", "-c", "tty; stty size; echo x >/dev/tty", terminal=True,
                                     consoleSize={"height": 3, "width": 4}))  # fmt: skip
+    child.release()
     ready = advance(child)
     assert isinstance(ready, Ready)
     assert ready.console is not None
@@ -110,6 +110,7 @@ def test_it_imports_nothing(
     start: Any, container: Container, advance: Advance, no_imports: None, terminal: bool
 ) -> None:
     child, _ = start(container.plan("true", terminal=terminal, user={"uid": 1, "gid": 1}, oomScoreAdj=5))
+    child.release()
     ready = advance(child)
     assert isinstance(ready, Ready), ready.error if isinstance(ready, Failed) else ready
     assert isinstance(advance(child), Executed)
@@ -142,6 +143,7 @@ def test_it_goes_where_init_is_when_the_leaf_takes_no_process(
     for path in (*reversed(parents), leaf):
         Cgroup(str(path)).enable(["pids"])
     child, _ = start(container.plan("sleep", "1000"))
+    child.release()
     assert isinstance(advance(child), Ready)
     assert isinstance(advance(child), Executed)
     assert inner.processes() == [container.child.pid, child.pid]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from leafshim.errors import KernelError, LeafError, StateError, Unsupported
+from leafshim.kernel.execve import reset_inherited_signals
 from leafshim.kernel.syscalls import rt_sigaction
 from leafshim.launch import Child, Executed, Failed, Plan, Ready
 
@@ -277,6 +278,7 @@ def test_signals_are_as_programs_expect_them(run: Run, config: Config) -> None:
     ignored = struct.pack("4Q", signal.SIG_IGN, 0, 0, 0)
     rt_sigaction(32, ignored, None, 8)  # as whoever is started by glibc's posix_spawn has it
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    reset_inherited_signals()
     try:
         output = run(config("cat", "/proc/self/status"))[1]
     finally:

@@ -54,8 +54,10 @@ class Nursery:
     def spawn(self, name: str) -> tuple[nursery.Reply, int, Bundle]:
         bundle = Bundle(str(self.directory / name))
         os.mkdir(bundle.path)
-        reply, (fd,) = self.ask(spawn=nursery.Spawn(id=name, bundle=bundle.path, cgroup=self.shims.path))
+        reply, (fd, line) = self.ask(spawn=nursery.Spawn(cgroup=self.shims.path))
         assert reply.code == Code.OK
+        with socket.socket(fileno=line) as orders, fdpass.listen(bundle.socket) as listener:
+            fdpass.send(orders, f"{name}\0{bundle.path}".encode(), [listener.fileno()])
         return reply, fd, bundle
 
     def close(self) -> None:
@@ -83,7 +85,7 @@ def test_a_shim_is_forked_into_the_cgroup_of_shims_and_answers(home: Nursery) ->
     os.close(fd)
 
 
-def test_a_shim_has_nothing_of_the_nursery_but_its_own_listener(home: Nursery) -> None:
+def test_a_shim_has_nothing_of_the_nursery(home: Nursery) -> None:
     def sockets(pid: int) -> set[str]:
         names = f"/proc/{pid}/fd"
         targets = {os.readlink(f"{names}/{name}") for name in os.listdir(names)}
@@ -94,7 +96,7 @@ def test_a_shim_has_nothing_of_the_nursery_but_its_own_listener(home: Nursery) -
         os.close(fd)
     with Client(bundle.socket, 30) as client:
         client.call(shim.INFO, shim.InfoRequest())
-        assert len(sockets(reply.pid) & sockets(home.process.pid)) == 1
+        assert not sockets(reply.pid) & sockets(home.process.pid)
 
 
 def test_the_interpreter_of_a_shim_is_a_sealed_copy(home: Nursery) -> None:
@@ -136,7 +138,7 @@ def test_the_death_of_a_shim_is_told(home: Nursery) -> None:
     pidfd.send_signal(fd, signal.SIGKILL)
     packet, _ = home.receive()
     assert packet.notice is not None
-    assert (packet.notice.id, packet.notice.pid) == ("web", reply.pid)
+    assert packet.notice.pid == reply.pid
     assert os.WTERMSIG(packet.notice.wait_status) == signal.SIGKILL
     os.close(fd)
 
@@ -160,10 +162,35 @@ def test_what_nobody_understands_is_answered_too(home: Nursery) -> None:
 
 
 def test_a_survey_lists_what_is_held(home: Nursery) -> None:
-    _, fd, _ = home.spawn("web")
+    home.ask((0, 0), keep=nursery.Keep(id="web", names=["init", "listener"]))
     reply, _ = home.ask(survey=nursery.Survey())
     assert reply.nursery_pid == home.process.pid
-    assert [(held.id, held.names) for held in reply.held] == [("web", ["listener"])]
+    assert [(held.id, held.names) for held in reply.held] == [("web", ["init", "listener"])]
+
+
+def test_a_shim_that_gets_no_order_ends(home: Nursery) -> None:
+    _, (fd, line) = home.ask(spawn=nursery.Spawn(cgroup=home.shims.path))
+    os.close(line)
+    assert select.select([fd], [], [], 30)[0]
+    os.close(fd)
+
+
+def test_what_was_given_away_is_not_held(home: Nursery) -> None:
+    def held() -> int:
+        return len(os.listdir(f"/proc/{home.process.pid}/fd"))
+
+    reply, (fd, line) = home.ask(spawn=nursery.Spawn(cgroup=home.shims.path))
+    before = held()
+    for _ in range(20):
+        os.close(line)
+        assert select.select([fd], [], [], 30)[0]
+        os.close(fd)
+        assert home.receive()[0].notice == nursery.Notice(pid=reply.pid, wait_status=0)
+        reply, (fd, line) = home.ask(spawn=nursery.Spawn(cgroup=home.shims.path))
+    for _ in range(2):  # the end of its line came before; when the second is answered, it was looked at
+        home.ask(survey=nursery.Survey())
+    assert held() == before
+    os.close(line)
     os.close(fd)
 
 

@@ -11,6 +11,7 @@ from leafd.describe import Document, describe
 from leafd.journal import Journal
 from leafd.launch import Environment
 from leafd.nursery import Nursery
+from leafd.spares import Spares
 from leafd.store import Store
 from leafshim.api.containers import CreateRequest
 from leafshim.cgroup.layout import Layout
@@ -22,7 +23,15 @@ def environment(tmp_path: Path) -> Environment:
     config = Config(root=str(tmp_path / "run"), state=str(tmp_path / "lib"), overlay_size=7 << 20)
     nursery = Nursery(f"{config.root}/nursery.sock", "/cg/leafd/agent/leaf", 1.0)
     journal = Journal.open(str(tmp_path / "events"), 1 << 20)
-    return Environment(config, "boot", Layout("/cg", "top/leafd"), Store(config.root), journal, nursery)
+    return Environment(
+        config,
+        "boot",
+        Layout("/cg", "top/leafd"),
+        Store(config.root),
+        journal,
+        nursery,
+        Spares(nursery, "/cg/leafd/agent/shims"),
+    )
 
 
 def _request(document: Document | None = None, **more: object) -> CreateRequest:
