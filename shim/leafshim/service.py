@@ -41,6 +41,7 @@ from leafshim.api.task import (
 from leafshim.api.wellknown import Any, Empty, Timestamp
 from leafshim.container import Container
 from leafshim.errors import InputError, NotFound, StateError, Unsupported
+from leafshim.kernel import network
 from leafshim.loop import Loop
 from leafshim.streams import Attachment
 from leafshim.ttrpc.server import Call, Handler
@@ -208,7 +209,9 @@ class Service:
 
     def stats(self, request: StatsRequest, call: Call[StatsRequest, StatsResponse]) -> StatsResponse:
         """Its figures, until it is deleted."""
-        return StatsResponse(stats=Any.pack(stats.metrics(self._named(request.id).isolator().usage())))
+        container = self._named(request.id)
+        usage, interfaces = container.isolator().usage(), network.interfaces(container.process("").pid)
+        return StatsResponse(stats=Any.pack(stats.metrics(usage, interfaces)))
 
     def connect(self, request: ConnectRequest, call: Call[ConnectRequest, ConnectResponse]) -> ConnectResponse:
         """Who is there, also before a container is."""

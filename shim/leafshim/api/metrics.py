@@ -9,6 +9,18 @@ class _Message(pb.Message):
     package: ClassVar[str] = "io.containerd.cgroups.v2"
 
 
+class PSIData(_Message):
+    avg10: float = pb.double(1)
+    avg60: float = pb.double(2)
+    avg300: float = pb.double(3)
+    total: int = pb.uint64(4)
+
+
+class PSIStats(_Message):
+    some: PSIData | None = pb.message(PSIData, 1)
+    full: PSIData | None = pb.message(PSIData, 2)
+
+
 class PidsStat(_Message):
     current: int = pb.uint64(1)
     limit: int = pb.uint64(2)
@@ -21,6 +33,9 @@ class CPUStat(_Message):
     nr_periods: int = pb.uint64(4)
     nr_throttled: int = pb.uint64(5)
     throttled_usec: int = pb.uint64(6)
+    psi: PSIStats | None = pb.message(PSIStats, 7)
+    nr_bursts: int = pb.uint64(8)
+    burst_usec: int = pb.uint64(9)
 
 
 class MemoryStat(_Message):
@@ -61,6 +76,11 @@ class MemoryStat(_Message):
     swap_limit: int = pb.uint64(35)
     max_usage: int = pb.uint64(36)
     swap_max_usage: int = pb.uint64(37)
+    psi: PSIStats | None = pb.message(PSIStats, 38)
+    workingset_refault_anon: int = pb.uint64(39)
+    workingset_refault_file: int = pb.uint64(40)
+    workingset_activate_anon: int = pb.uint64(41)
+    workingset_activate_file: int = pb.uint64(42)
 
 
 class MemoryEvents(_Message):
@@ -69,6 +89,7 @@ class MemoryEvents(_Message):
     max: int = pb.uint64(3)
     oom: int = pb.uint64(4)
     oom_kill: int = pb.uint64(5)
+    oom_group_kill: int = pb.uint64(6)
 
 
 class RdmaEntry(_Message):
@@ -93,12 +114,26 @@ class IOEntry(_Message):
 
 class IOStat(_Message):
     usage: list[IOEntry] = pb.repeated(pb.message(IOEntry, 1))
+    psi: PSIStats | None = pb.message(PSIStats, 2)
 
 
 class HugeTlbStat(_Message):
     current: int = pb.uint64(1)
     max: int = pb.uint64(2)
     pagesize: str = pb.string(3)
+    failcnt: int = pb.uint64(4)
+
+
+class NetworkStat(_Message):
+    name: str = pb.string(1)
+    rx_bytes: int = pb.uint64(2)
+    rx_packets: int = pb.uint64(3)
+    rx_errors: int = pb.uint64(4)
+    rx_dropped: int = pb.uint64(5)
+    tx_bytes: int = pb.uint64(6)
+    tx_packets: int = pb.uint64(7)
+    tx_errors: int = pb.uint64(8)
+    tx_dropped: int = pb.uint64(9)
 
 
 class Metrics(_Message):
@@ -109,3 +144,4 @@ class Metrics(_Message):
     io: IOStat | None = pb.message(IOStat, 6)
     hugetlb: list[HugeTlbStat] = pb.repeated(pb.message(HugeTlbStat, 7))
     memory_events: MemoryEvents | None = pb.message(MemoryEvents, 8)
+    network: list[NetworkStat] = pb.repeated(pb.message(NetworkStat, 9))

@@ -19,6 +19,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
+from leafshim.cgroup.figures import Figures, Format, collect
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.values import File, Setting
 from leafshim.errors import KernelError, StateError
@@ -50,12 +51,13 @@ class Controller:
 
     `name`: as cgroup.controllers lists it, "" for what needs no controller of the kernel. `figures`: it has some worth
     having, so it is enabled for every container; others are for those that it limits. `files`: those that limits are
-    written to.
+    written to. `gauges`: those that figures are read from.
     """
 
     name: ClassVar[str]
     figures: ClassVar[bool] = False
     files: ClassVar[Mapping[str, File]] = {}
+    gauges: ClassVar[Mapping[str, Format]] = {}
 
     def rule(self, file: str) -> File | None:
         """How an interface file is written; None for one that is no limit's."""
@@ -82,13 +84,13 @@ class Controller:
     def update(self, cgroup: Cgroup, limits: "Resources") -> None:
         """Change what is no interface file while the container runs, or refuse and change nothing."""
 
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """Figures, as they are now."""
-        return {}
+    def usage(self, cgroup: Cgroup) -> Figures:
+        """Figures, as they are now; empty where the controller has none to tell."""
+        return collect(cgroup, self.gauges)
 
     def status(self, cgroup: Cgroup) -> dict[str, str]:
-        """What is in force, in the kernel's words."""
-        return {}
+        """What is in force, in the kernel's words: the files of limits, those that are there."""
+        return {file: cgroup.read(file).strip() for file in self.files if cgroup.has(file)}
 
     def recover(self, cgroup: Cgroup) -> None:
         """Check that what a former process of ours set up is still there."""

@@ -1,8 +1,9 @@
-"""The controller that every container has: its processes and threads. It needs nothing of the kernel's controllers."""
+"""What every container has: its processes and threads. It needs nothing of the kernel's controllers."""
 
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller
+from leafshim.cgroup.figures import Figures, flat
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import LEAF
 from leafshim.errors import StateError
@@ -12,23 +13,20 @@ class Core(Controller):
     """Counts what is in the leaf and in the workload's own cgroups below it; nested containers count for themselves."""
 
     name = ""
+    gauges = {"cgroup.events": flat, "cgroup.stat": flat}
 
     def isolate(self, cgroup: Cgroup, pid: int) -> None:
         """Prove that the process is in the leaf. Raises StateError, KernelError."""
         if pid not in cgroup.child(LEAF).processes():
             raise StateError(f"process {pid} is not in {cgroup.child(LEAF).path}")
 
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """`processes` and `threads`. Raises KernelError."""
+    def usage(self, cgroup: Cgroup) -> Figures:
+        """`procs` and `threads`, how many there are, beside the files'. Raises KernelError."""
         processes = threads = 0
         for own in _own(cgroup):
             processes += len(own.processes())
             threads += len(own.threads())
-        return {"processes": processes, "threads": threads}
-
-    def status(self, cgroup: Cgroup) -> dict[str, str]:
-        """`populated` and `frozen`, of the leaf. Raises KernelError."""
-        return {key: str(value) for key, value in cgroup.child(LEAF).events().items()}
+        return {"procs": processes, "threads": threads, **super().usage(cgroup)}
 
     def recover(self, cgroup: Cgroup) -> None:
         """The leaf must be there. Raises StateError."""

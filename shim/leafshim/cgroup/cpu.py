@@ -9,7 +9,7 @@ What the kernel does that surprises:
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.figures import flat, nested
 from leafshim.cgroup.values import MAX, File, Setting, number, refuse
 from leafshim.errors import InputError
 from leafshim.spec.resources import Limits
@@ -55,6 +55,7 @@ class CpuController(Controller):
         "cpu.max": File(_check_max, f"{MAX} {PERIOD}"),
         "cpu.max.burst": File(number(0, _LARGEST_QUOTA), "0"),
     }
+    gauges = {"cpu.stat": flat, "cpu.stat.local": flat, "cpu.pressure": nested}
 
     def settings(self, limits: Limits, in_force: InForce) -> Iterator[Setting]:
         """See docs/limits.md. Raises InputError."""
@@ -81,7 +82,3 @@ class CpuController(Controller):
         bursts = [Setting("cpu.max.burst", str(burst))] if cpu.burst is not None else []
         # At no moment may the burst be above the quota.
         yield from (*bursts, *ceiling) if burst < old_burst else (*ceiling, *bursts)
-
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """cpu.stat. Raises KernelError."""
-        return cgroup.read_flat("cpu.stat")

@@ -7,6 +7,7 @@ An empty list means those of the cgroup above. What is offline or not the parent
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
+from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.values import File, Setting, choice, refuse
 from leafshim.spec.resources import Limits
 
@@ -51,3 +52,8 @@ class CpusetController(Controller):
             yield Setting("cpuset.cpus", limits.cpu.cpus)
         if limits.cpu.mems:
             yield Setting("cpuset.mems", limits.cpu.mems)
+
+    def status(self, cgroup: Cgroup) -> dict[str, str]:
+        """The lists, and what they come to. Raises KernelError."""
+        effective = [f"{file}.effective" for file in ("cpuset.cpus", "cpuset.mems")]
+        return super().status(cgroup) | {file: cgroup.read(file).strip() for file in effective if cgroup.has(file)}

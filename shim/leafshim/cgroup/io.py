@@ -7,7 +7,7 @@ blk-iolatency. One that is not there is refused by name.
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.figures import nested
 from leafshim.cgroup.values import DEFAULT, MAX, File, Setting, is_device, number, pairs, refuse
 from leafshim.spec.resources import Limits
 
@@ -58,6 +58,7 @@ class IoController(Controller):
         "io.weight": File(_check_weight, DEFAULT, keyed=True),
         "io.latency": File(_check_latency, "target=0", keyed=True),
     }
+    gauges = {"io.stat": nested, "io.pressure": nested}
 
     def settings(self, limits: Limits, in_force: InForce) -> Iterator[Setting]:
         """See docs/limits.md."""
@@ -68,14 +69,3 @@ class IoController(Controller):
             yield Setting("io.weight", f"{device} {weight_of_blkio(weight)}")
         for device, key, rate in block_io.throttles:
             yield Setting("io.max", f"{device} {key}={rate or MAX}")
-
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """io.stat: `8:0 rbytes` and so on. Raises KernelError."""
-        figures = {}
-        for line in cgroup.read("io.stat").splitlines():
-            device, *counts = line.split()
-            for count in counts:
-                key, _, amount = count.partition("=")
-                if amount.isdecimal():
-                    figures[f"{device} {key}"] = int(amount)
-        return figures

@@ -4,6 +4,7 @@
     prepare   the cgroups exist: enable the controllers, write the settings
     update    while it runs: the same with the files as they are, after room was made; all or nothing
     usage     figures of every controller that is enabled
+    status    the limits in force
 
 Rules:
 1. What can be refused is refused by `plan`, before anything was made; what only the cgroup can tell (a file that this
@@ -15,13 +16,14 @@ Rules:
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from leafshim.cgroup.controller import Controller, InForce, enable_down
 from leafshim.cgroup.core import Core
 from leafshim.cgroup.cpu import CpuController
 from leafshim.cgroup.cpuset import CpusetController
+from leafshim.cgroup.figures import Figures
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.hugetlb import HugetlbController
 from leafshim.cgroup.io import IoController
@@ -62,17 +64,17 @@ def translate(limits: Limits, in_force: InForce | None = None) -> Settings:
     for controller in CONTROLLERS:
         asked = [*controller.settings(limits, in_force or _default)]
         asked += [setting for setting in unified if setting.controller == controller.name]
-        found += [Setting(file, _rule(file).check(file, value)) for file, value in asked]
+        found += [Setting(file, rule(file).check(file, value)) for file, value in asked]
     taken = set()
     for setting in found:
-        if not _rule(setting.file).keyed and setting.file in taken:
+        if not rule(setting.file).keyed and setting.file in taken:
             raise InputError(f"linux.resources.unified.{setting.file}: another limit sets it already")
         taken.add(setting.file)
     return tuple(found)
 
 
 def _default(file: str) -> str:
-    return _rule(file).default
+    return rule(file).default
 
 
 class Isolator:
@@ -97,29 +99,58 @@ class Isolator:
         figures = {controller.name for controller in CONTROLLERS if controller.figures and controller.name in there}
         self._write(settings, figures | {setting.controller for setting in settings})
 
-    def update(self, limits: Limits, *, kill: bool = False) -> Iterator[None]:
+    def update(
+        self, limits: Limits, *, kill: bool = False, accepted: Callable[[Settings], None] | None = None
+    ) -> Iterator[None]:
         """Change the limits of a running container: those that are asked for, all of them or none.
 
         Iterate to the end: it gives way between steps that take their time. A memory limit below what is in use makes
         the kernel reclaim; what cannot be reclaimed is left to the OOM killer with `kill`, and refused without.
-        Raises InputError, StateError with the figures, Unsupported, KernelError.
+        `accepted` gets what was written; when it raises, that is taken back. Raises InputError, StateError with the
+        figures, Unsupported, KernelError.
         """
+        settings = self._plan_update(limits)
+        if not kill or limits.memory.check_before_update:
+            for controller in CONTROLLERS:
+                yield from controller.make_room(self.cgroup, settings)
+        settings = self._plan_update(limits)  # another update may have come in between
+        undo = self._write(settings, {setting.controller for setting in settings})
+        try:
+            if accepted is not None:
+                accepted(settings)
+        except BaseException:
+            self._restore(undo)
+            raise
+
+    def _plan_update(self, limits: Limits) -> Settings:
         settings = translate(limits, self._in_force)
         self._require(settings)
-        for controller in CONTROLLERS:
-            if not kill or limits.memory.check_before_update:
-                yield from controller.make_room(self.cgroup, settings)
-        self._write(settings, {setting.controller for setting in settings})
+        return settings
 
-    def usage(self) -> dict[str, dict[str, int]]:
-        """controller → its figures; one that fails or is not enabled is left out."""
-        figures = {}
+    def usage(self) -> Figures:
+        """controller → its figures, "cgroup" for those that need none; what fails or is not enabled is left out.
+
+        Empty when the cgroup is gone.
+        """
+        figures: Figures = {}
         for controller in CONTROLLERS:
             try:
-                figures[controller.name] = controller.usage(self.cgroup)
+                found = controller.usage(self.cgroup)
             except KernelError:
                 continue
+            if found:
+                figures[controller.name or "cgroup"] = found
         return figures
+
+    def status(self) -> dict[str, str]:
+        """The limits in force: interface file → what it holds; empty when the cgroup is gone."""
+        found: dict[str, str] = {}
+        for controller in CONTROLLERS:
+            try:
+                found |= controller.status(self.cgroup)
+            except KernelError:
+                continue
+        return found
 
     def recover(self) -> None:
         """Check that what was set up is there. Raises StateError, KernelError."""
@@ -133,9 +164,10 @@ class Isolator:
                 raise Unsupported(f"{setting.file}: this host has no cgroup2 controller {setting.controller}")
 
     def _in_force(self, file: str) -> str:
-        return self.cgroup.read(file).strip() if self.cgroup.has(file) else _rule(file).default
+        return self.cgroup.read(file).strip() if self.cgroup.has(file) else rule(file).default
 
-    def _write(self, settings: Settings, controllers: set[str]) -> None:
+    def _write(self, settings: Settings, controllers: set[str]) -> list[Setting]:
+        """All or none of them; returns what was there before."""
         if controllers:
             enable_down(self.mount, self.cgroup, controllers)
         before: list[Setting] = []
@@ -145,36 +177,40 @@ class Isolator:
                 _write_one(self.cgroup, setting)
                 before.append(undo)
         except BaseException:
-            for undo in reversed(before):
-                _write_one(self.cgroup, undo)
+            self._restore(before)
             raise
+        return before
+
+    def _restore(self, before: list[Setting]) -> None:
+        for undo in reversed(before):
+            _write_one(self.cgroup, undo)
 
     def _undo(self, setting: Setting) -> Setting:
         """What makes a file as it is now."""
         if not self.cgroup.has(setting.file):
             raise Unsupported(f"{setting.file}: this kernel does not have it")
         now = self.cgroup.read(setting.file)
-        if not _rule(setting.file).keyed:
+        if not rule(setting.file).keyed:
             return Setting(setting.file, now.strip())
         same = (line for line in now.splitlines() if line.split(" ", 1)[0] == setting.key)
-        return Setting(setting.file, next(same, f"{setting.key} {_rule(setting.file).default}"))
+        return Setting(setting.file, next(same, f"{setting.key} {rule(setting.file).default}"))
 
 
-def _rule(file: str) -> File:
+def rule(file: str) -> File:
+    """How a limit's file is written. Raises InputError for any other file."""
     controller = _BY_NAME.get(file.partition(".")[0])
-    rule = controller.rule(file) if controller is not None else None
-    if rule is None:
+    found = controller.rule(file) if controller is not None else None
+    if found is None:
         raise InputError(f"linux.resources.unified.{file}: is no limit that leafd knows")
-    return rule
+    return found
 
 
 def _unified(file: str, value: str) -> Iterator[Setting]:
     """`default` is whatever a new cgroup has; a keyed file takes any number of lines, and has defaults of its own."""
-    rule = _rule(file)
-    if rule.keyed:
+    if rule(file).keyed:
         yield from (Setting(file, line.strip()) for line in value.splitlines())
     else:
-        yield Setting(file, rule.default if value.strip() == DEFAULT else value.strip())
+        yield Setting(file, rule(file).default if value.strip() == DEFAULT else value.strip())
 
 
 def _write_one(cgroup: Cgroup, setting: Setting) -> None:

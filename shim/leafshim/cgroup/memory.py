@@ -11,6 +11,7 @@ import errno
 from collections.abc import Iterator, Sequence
 
 from leafshim.cgroup.controller import Controller, InForce
+from leafshim.cgroup.figures import flat, nested, single
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.values import MAX, PAGE, File, Setting, choice, limit, size
 from leafshim.errors import InputError, KernelError, StateError
@@ -18,8 +19,6 @@ from leafshim.spec.resources import Limits
 
 _STEP = 32 << 20  # bytes to reclaim in one call, which is how long nothing else is done
 _REFUSED = (errno.EAGAIN, errno.ENOENT)  # nothing more to free; no memory.reclaim before Linux 5.19
-
-_OPTIONAL = {"swap_usage": "memory.swap.current", "swap_limit": "memory.swap.max", "swap_max_usage": "memory.swap.peak"}
 
 
 class MemoryController(Controller):
@@ -37,6 +36,22 @@ class MemoryController(Controller):
         "memory.zswap.max": File(size(), MAX),
         "memory.zswap.writeback": File(choice("0", "1"), "1"),
         "memory.oom.group": File(choice("0", "1"), "0"),
+    }
+    gauges = {
+        "memory.current": single,
+        "memory.peak": single,
+        "memory.max": single,
+        "memory.stat": flat,
+        "memory.numa_stat": nested,
+        "memory.events": flat,
+        "memory.events.local": flat,
+        "memory.swap.current": single,
+        "memory.swap.peak": single,
+        "memory.swap.max": single,
+        "memory.swap.events": flat,
+        "memory.zswap.current": single,
+        "memory.zswap.max": single,
+        "memory.pressure": nested,
     }
 
     def settings(self, limits: Limits, in_force: InForce) -> Iterator[Setting]:
@@ -69,20 +84,6 @@ class MemoryController(Controller):
                 if left > int(wanted) and left > used - PAGE:
                     raise StateError(_no_room(cgroup, int(wanted), left)) from error
             yield
-
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """memory.stat, memory.events as `events oom` and so on, `usage`, `usage_limit`, `max_usage`, the same of swap.
-
-        Raises KernelError.
-        """
-        figures = cgroup.read_flat("memory.stat")
-        figures |= {f"events {name}": count for name, count in cgroup.read_flat("memory.events").items()}
-        figures["usage"] = cgroup.read_number("memory.current")
-        figures["usage_limit"] = cgroup.read_number("memory.max")
-        for name, file in ({"max_usage": "memory.peak"} | _OPTIONAL).items():
-            if cgroup.has(file):
-                figures[name] = cgroup.read_number(file)
-        return figures
 
 
 def _swap(both: int, memory: str) -> str:

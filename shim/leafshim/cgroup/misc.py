@@ -5,6 +5,7 @@ lacks is refused by the kernel (EINVAL).
 """
 
 from leafshim.cgroup.controller import Controller
+from leafshim.cgroup.figures import flat
 from leafshim.cgroup.values import MAX, File, number
 
 _COUNT = number(0, 2**63 - 1, unlimited=True)
@@ -20,3 +21,10 @@ class MiscController(Controller):
 
     name = "misc"
     files = {"misc.max": File(_check, MAX, keyed=True)}
+    gauges = {
+        "misc.current": flat,
+        "misc.peak": flat,
+        "misc.max": flat,
+        "misc.events": flat,
+        "misc.events.local": flat,
+    }

@@ -88,16 +88,21 @@ class Counters:
                 os.close(fds.pop())
 
 
+def check(events: tuple[str, ...]) -> None:
+    """Raises InputError for an unknown event, Unsupported, which names it, for one that this kernel does not count."""
+    for event in events:
+        if event not in _EVENTS:
+            raise InputError(f"perf event {event}: must be one of {', '.join(EVENTS)}")
+        _require(event)
+
+
 def start(cgroup: Cgroup, events: tuple[str, ...]) -> Counters:
     """Count these events (of `EVENTS`) in the cgroup from now on.
 
     Raises InputError for an unknown event, Unsupported, which names it, for one that this kernel does not count,
     KernelError: EBADF where a cgroup v1 hierarchy holds perf_event.
     """
-    for event in events:
-        if event not in _EVENTS:
-            raise InputError(f"perf event {event}: must be one of {', '.join(EVENTS)}")
-        _require(event)
+    check(events)
     counters: dict[str, list[int]] = {event: [] for event in events}
     try:
         # Not O_PATH: perf_event_open takes no such descriptor, other than bpf and clone3.

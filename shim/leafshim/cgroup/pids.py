@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.figures import flat, single
 from leafshim.cgroup.values import MAX, File, Setting, number
 from leafshim.spec.resources import Limits
 
@@ -16,12 +16,15 @@ class PidsController(Controller):
     name = "pids"
     figures = True
     files = {"pids.max": File(number(1, _MOST, unlimited=True), MAX)}
+    gauges = {
+        "pids.current": single,
+        "pids.peak": single,
+        "pids.max": single,
+        "pids.events": flat,
+        "pids.events.local": flat,
+    }
 
     def settings(self, limits: Limits, in_force: InForce) -> Iterator[Setting]:
         """See docs/limits.md."""
         if limits.pids is not None:
             yield Setting("pids.max", MAX if limits.pids <= 0 or limits.pids > _MOST else str(limits.pids))
-
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """`current` and `limit`. Raises KernelError."""
-        return {"current": cgroup.read_number("pids.current"), "limit": cgroup.read_number("pids.max")}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from leafshim.cgroup.controller import Controller, InForce
-from leafshim.cgroup.hierarchy import UNLIMITED, Cgroup
+from leafshim.cgroup.figures import nested
 from leafshim.cgroup.values import MAX, File, Setting, number, pairs
 from leafshim.spec.resources import Limits
 
@@ -21,6 +21,7 @@ class RdmaController(Controller):
 
     name = "rdma"
     files = {"rdma.max": File(_check, f"hca_handle={MAX} hca_object={MAX}", keyed=True)}
+    gauges = {"rdma.current": nested, "rdma.max": nested}
 
     def settings(self, limits: Limits, in_force: InForce) -> Iterator[Setting]:
         """See docs/limits.md."""
@@ -28,13 +29,3 @@ class RdmaController(Controller):
             counts = {"hca_handle": each.handles, "hca_object": each.objects}
             wanted = " ".join(f"{key}={count}" for key, count in counts.items() if count is not None)
             yield Setting("rdma.max", f"{each.device} {wanted}")
-
-    def usage(self, cgroup: Cgroup) -> dict[str, int]:
-        """`current mlx5_0 hca_handle`, `max mlx5_0 hca_object` and so on. Raises KernelError."""
-        figures = {}
-        for kind in ("current", "max"):
-            for line in cgroup.read(f"rdma.{kind}").splitlines():
-                device, *counts = line.split()
-                for key, _, amount in (count.partition("=") for count in counts):
-                    figures[f"{kind} {device} {key}"] = UNLIMITED if amount == MAX else int(amount)
-        return figures

@@ -18,7 +18,7 @@ MAX = "max"
 DEFAULT = "default"
 
 PAGE = resource.getpagesize()
-_LARGEST = (2**63 - 1) // PAGE * PAGE
+LARGEST = (2**63 - 1) // PAGE * PAGE
 """Bytes; from here on a page counter shows "max" (include/linux/page_counter.h, PAGE_COUNTER_MAX)."""
 
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}  # lib/cmdline.c, memparse()
@@ -67,7 +67,7 @@ def size(granule: int = PAGE, least: int = 0) -> Callable[[str, str], str]:
         count = int(digits) << _UNITS.get(unit, 0)
         if count < least:
             raise refuse(file, value, f"at least {least} bytes, or max")
-        return MAX if count >= _LARGEST else str(count // granule * granule)
+        return MAX if count >= LARGEST else str(count // granule * granule)
 
     return check
 

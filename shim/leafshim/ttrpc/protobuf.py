@@ -32,6 +32,7 @@ from leafshim.errors import InputError, ProtocolError
 from leafshim.ttrpc.values import (
     BOOLEAN,
     BYTES,
+    DOUBLE,
     ENUM,
     FIXED32,
     FIXED64,
@@ -175,6 +176,11 @@ def uint64(number: int) -> int:
     return _declare(number, UINT64)  # type: ignore[no-any-return]
 
 
+def double(number: int) -> float:
+    """A `double` field."""
+    return _declare(number, DOUBLE)  # type: ignore[no-any-return]
+
+
 def enum(number: int) -> int:
     """A field of an enum type. Enums are open in proto3: any int32 may arrive."""
     return _declare(number, ENUM)  # type: ignore[no-any-return]
@@ -195,6 +201,7 @@ def optional(field: T) -> T | None:
 def repeated(field: T | None) -> list[T]:
     """`repeated(string(1))`, `repeated(message(Mount, 1))`: a list."""
     assert isinstance(field, Field)
+    assert field.kind.wire != FIXED64, "packed doubles: nobody needs them yet"
     return _declare(field.number, field.kind, REPEATED, field.message)  # type: ignore[no-any-return]
 
 
@@ -281,7 +288,7 @@ class Message:
     def _merge(self, data: bytes) -> None:
         values, readers = self.__dict__, self._readers
         at, end = 0, len(data)
-        raw: int | bytes | None
+        raw: int | bytes
         while at < end:
             tag = data[at]
             at += 1
@@ -301,8 +308,9 @@ class Message:
                 if raw > 0x7F:
                     raw, at = read_varint(data, at - 1)
             elif wire in (FIXED64, FIXED32):
-                raw = None
-                at += 8 if wire == FIXED64 else 4
+                width = 8 if wire == FIXED64 else 4
+                raw = data[at : at + width]
+                at += width
             else:
                 raise ProtocolError(f"{self.full_name()}: wire type {wire}")
             if at > end:

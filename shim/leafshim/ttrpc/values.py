@@ -6,6 +6,7 @@ Rules:
 3. Strings, bytes and messages are a length and that many bytes.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _SMALL = [bytes((number,)) for number in range(0x80)]
 _VARINT_BYTES = 10
 _MASK_64 = (1 << 64) - 1
+_DOUBLE = struct.Struct("<d")
 
 
 def varint(value: int) -> bytes:
@@ -72,6 +74,11 @@ def _write_boolean(value: bool) -> bytes:
     return b"\x01" if value else b"\x00"
 
 
+def _read_double(raw: bytes) -> float:
+    value: float = _DOUBLE.unpack(raw)[0]
+    return value
+
+
 def _same(raw: bytes) -> bytes:
     return raw
 
@@ -104,3 +111,4 @@ INT64 = _integer("int64", 64, signed=True)
 UINT32 = _integer("uint32", 32, signed=False)
 UINT64 = _integer("uint64", 64, signed=False)
 ENUM = _integer("enum", 32, signed=True)
+DOUBLE = Kind("double", FIXED64, 0.0, _DOUBLE.pack, _read_double)

@@ -8,6 +8,7 @@ import pytest
 
 from leafshim.cgroup.controller import Controller, enable_down
 from leafshim.cgroup.core import Core
+from leafshim.cgroup.figures import number
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.layout import Layout
 from leafshim.errors import KernelError, StateError, Unsupported
@@ -50,8 +51,10 @@ def test_core_counts_the_leaf_and_the_workloads_own_cgroups(spawn: Spawn, layout
     pid, _ = spawn(signal.pause, cgroup=leaf)
     spawn(signal.pause, cgroup=own)
     spawn(signal.pause, cgroup=Cgroup(layout.leaf("web/db")))
-    assert core.usage(web) == {"processes": 2, "threads": 2}
-    assert core.status(web) == {"populated": "1", "frozen": "0"}
+    usage = core.usage(web)
+    assert (usage["procs"], usage["threads"]) == (2, 2)
+    assert usage["events"] == {"populated": 1, "frozen": 0}
+    assert number(usage, "stat", "nr_descendants") == 5
     assert core.watch(web) == ()
     core.isolate(web, pid)
     with pytest.raises(StateError, match=f"process {os.getpid()} is not in {leaf.path}"):

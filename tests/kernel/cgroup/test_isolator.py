@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from leafshim.cgroup.figures import number, section
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import Isolator
 from leafshim.errors import InputError, StateError, Unsupported
@@ -48,7 +49,8 @@ def test_huge_pages_are_limited_where_only_they_can_be(isolator: Isolator) -> No
     prepare(isolator, hugepageLimits=[{"pageSize": "2MB", "limit": 5 * MiB}])
     files = ("hugetlb.2MB.max", "hugetlb.2MB.rsvd.max")
     assert held(isolator.cgroup, *files) == dict.fromkeys(files, str(4 * MiB))
-    assert isolator.usage()["hugetlb"]["2MB max"] == 4 * MiB
+    assert number(isolator.usage(), "hugetlb", "2MB", "max") == 4 * MiB
+    assert isolator.status()["hugetlb.2MB.rsvd.max"] == str(4 * MiB)
     update(isolator, unified=dict.fromkeys(files, "default"))
     assert held(isolator.cgroup, *files) == dict.fromkeys(files, "max")
 
@@ -223,7 +225,7 @@ def test_figures_are_there_without_any_limit(isolator: Isolator, spawn: Spawn) -
     prepare(isolator)
     spawn(signal.pause, cgroup=isolator.cgroup.child("leaf"))
     figures = isolator.usage()
-    assert figures["pids"] == {"current": 1, "limit": 2**64 - 1}
-    assert figures["memory"]["usage"] > 0
-    assert figures["memory"]["usage_limit"] == 2**64 - 1
-    assert figures["cpu"].keys() >= {"usage_usec", "user_usec", "system_usec"}
+    assert (number(figures, "pids", "current"), number(figures, "pids", "max")) == (1, 2**64 - 1)
+    assert number(figures, "memory", "current") > 0
+    assert number(figures, "memory", "max") == 2**64 - 1
+    assert section(figures, "cpu", "stat").keys() >= {"usage_usec", "user_usec", "system_usec", "nr_throttled"}

@@ -65,6 +65,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int64": st.integers(-(2**63), 2**63 - 1),
     "uint32": st.integers(0, 2**32 - 1),
     "uint64": st.integers(0, 2**64 - 1),
+    "double": st.floats(allow_nan=False),
     "enum": st.integers(-(2**31), 2**31 - 1),
 }
 
