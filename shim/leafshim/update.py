@@ -7,14 +7,18 @@ A memory limit below what is in use makes the kernel reclaim first, in steps bet
 When that does not suffice the update is refused with the figures, and nothing was changed. With the annotation
 `leafd.memory-shrink: kill` the limit is set at once instead, and the kernel's OOM killer makes room;
 `checkBeforeUpdate` of the specification outweighs it.
+
+What was changed lasts: it is in the description too before the update is answered (description.py).
 """
 
+import json
 from collections.abc import Iterator
 
 from leafshim.api.task import UpdateTaskRequest
 from leafshim.cgroup import devices
-from leafshim.cgroup.isolator import Isolator
+from leafshim.cgroup.isolator import Settings
 from leafshim.container import Container
+from leafshim.description import Draft
 from leafshim.errors import InputError, LeafError, StateError
 from leafshim.loop import Loop
 from leafshim.process import Done, Failure
@@ -32,7 +36,8 @@ def begin(loop: Loop, container: Container, request: UpdateTaskRequest, done: Do
 
     Raises InputError for what is no update at all, NotFound, StateError for a container that has ended.
     """
-    isolator, resources = container.isolator(), request.resources
+    resources = request.resources
+    container.process("")
     if container.state not in (ISOLATING, RUNNING):
         raise StateError(f"container {container.id} is {container.state}")
     if resources is None or resources.type_url != URL:
@@ -40,7 +45,7 @@ def begin(loop: Loop, container: Container, request: UpdateTaskRequest, done: Do
     shrink = request.annotations.get(SHRINK, "refuse")
     if shrink not in _SHRINKS:
         raise InputError(f"annotations.{SHRINK}: {shrink!r}: must be one of {', '.join(_SHRINKS)}")
-    steps = _steps(isolator, resources.value, kill=_SHRINKS[shrink])
+    steps = _steps(container, resources.value, kill=_SHRINKS[shrink])
 
     def advance() -> None:
         try:
@@ -55,8 +60,18 @@ def begin(loop: Loop, container: Container, request: UpdateTaskRequest, done: Do
     advance()
 
 
-def _steps(isolator: Isolator, document: bytes, *, kill: bool) -> Iterator[None]:
+def _steps(container: Container, document: bytes, *, kill: bool) -> Iterator[None]:
     wanted = load_resources(document)
-    yield from isolator.update(wanted.limits, kill=kill)
-    if wanted.devices:
-        devices.prepare(isolator.cgroup, wanted.devices)
+    isolator = container.isolator()
+
+    def accepted(settings: Settings) -> None:
+        draft = Draft(container.bundle, settings, json.loads(document).get("devices"))
+        try:
+            if wanted.devices:
+                devices.prepare(isolator.cgroup, wanted.devices)
+            draft.keep()
+        except BaseException:
+            draft.discard()
+            raise
+
+    yield from isolator.update(wanted.limits, kill=kill, accepted=accepted)
