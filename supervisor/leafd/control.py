@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 
 from leafd.admission import admit
 from leafd.containers import Container, Table
+from leafd.inforce import in_force
 from leafd.launch import Environment
 from leafd.orphans import reap
 from leafd.recovery import Action
@@ -93,7 +94,9 @@ class Control:
         """One container."""
         container = self.table.find(request.id)
         container.probe()
-        return container.describe()
+        shown = container.describe()
+        shown.limits = in_force(container.record.cgroup, self.environment.store.bundle(request.id))
+        return shown
 
     async def wait(self, request: api.ContainerRequest, call: "Call") -> api.Container:
         """Answer when it has stopped for good."""

@@ -74,6 +74,9 @@ class Container(_Message):
     args: list[str] = pb.repeated(pb.string(18))
     restart: str = pb.string(19)
     problem: str = pb.string(20)  # in words, when something is not as it should be (a shim that does not answer)
+    limits: dict[str, str] = pb.string_map(
+        21
+    )  # in words, when something is not as it should be (a shim that does not answer)
 
 
 class ListResponse(_Message):

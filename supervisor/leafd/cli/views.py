@@ -37,6 +37,7 @@ def container(shown: Container) -> dict[str, Json]:
         "shim_socket": shown.shim_socket,
         "log": shown.log,
         "problem": shown.problem or None,
+        "limits": dict(sorted(shown.limits.items())),
     }
 
 
