@@ -43,6 +43,7 @@ class Flags(TypedDict, total=False):
     io_max: Sequence[str]
     io_weight: Sequence[str]
     hugetlb: Sequence[str]
+    unified: Sequence[str]
 
 
 CONTROLLERS = {
@@ -58,8 +59,9 @@ CONTROLLERS = {
     "io_max": "io",
     "io_weight": "io",
     "hugetlb": "hugetlb",
+    "unified": "",
 }
-"""flag → the controller that it needs."""
+"""flag → the controller that it needs; "" for those that its values name."""
 
 
 def resources(flags: Flags) -> Document:
@@ -72,6 +74,10 @@ def resources(flags: Flags) -> Document:
         "hugepageLimits": [_huge_pages(text) for text in flags.get("hugetlb", ())],
         "unified": unified,
     }
+    for text in flags.get("unified", ()):
+        file, value = _interface_file(text)
+        # Several lines are for files that have one a device; for any other whoever applies the limits refuses them.
+        unified[file] = f"{unified[file]}\n{value}" if file in unified else value
     if (pids := flags.get("pids")) is not None:
         parts["pids"] = {"limit": -1 if pids == MAX else _number("--pids", pids, 1)}
     return {name: part for name, part in parts.items() if part}
@@ -80,8 +86,10 @@ def resources(flags: Flags) -> Document:
 def require(flags: Flags, available: Collection[str], where: str) -> None:
     """Refuse flags whose controllers the cgroup `where` does not offer. Raises Unsupported, which names the flag."""
     given = {name for name, value in flags.items() if value}
-    for name, controller in CONTROLLERS.items():
-        if name in given and controller not in available:
+    needed = [(name, controller) for name, controller in CONTROLLERS.items() if name in given and controller]
+    needed += [("unified", _interface_file(text)[0].partition(".")[0]) for text in flags.get("unified", ())]
+    for name, controller in needed:
+        if controller not in available:
             offered = ", ".join(sorted(available)) or "none"
             raise Unsupported(f"{flag(name)}: this host has no {controller} controller in {where} (there: {offered})")
 
@@ -197,6 +205,13 @@ def _huge_pages(text: str) -> Document:
         raise InputError(f"--hugetlb {text}: must be PAGESIZE=SIZE such as 2MB=64M")
     limit = {MAX: UNLIMITED, "0": 0}.get(match[2])
     return {"pageSize": match[1], "limit": size("--hugetlb", match[2]) if limit is None else limit}
+
+
+def _interface_file(text: str) -> tuple[str, str]:
+    file, equals, value = text.partition("=")
+    if not equals or not file:
+        raise InputError(f"--unified {text}: must be FILE=VALUE such as memory.oom.group=1")
+    return file, value
 
 
 def _number(name: str, text: str, low: int, high: int | None = None) -> int:

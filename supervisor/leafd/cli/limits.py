@@ -27,6 +27,11 @@ _REPEATED = (
     ("io_max", "DEVICE,rbps=RATE...", "Limit of a disk, by path or MAJOR:MINOR: rbps, wbps, riops, wiops a second."),
     ("io_weight", "[DEVICE=]N", "Share of busy disks, 1 to 10000; 100 is everybody's."),
     ("hugetlb", "PAGESIZE=SIZE", "Limit of huge pages, as 2MB=64M."),
+    (
+        "unified",
+        "FILE=VALUE",
+        "Any limit by its file, as memory.oom.group=1; `default` takes it off.",
+    ),
 )
 
 
@@ -50,7 +55,7 @@ def update_command(caller: Caller, containers: Sequence[str], kill: bool, **flag
     `max` takes a limit off, for lists of CPUs and memory nodes `default`. For a limit of memory below what is in use,
     memory is reclaimed; where that is not enough the update is refused, unless --kill.
 
-    A container that its restart policy starts again has the limits that it was made with.
+    They last: a container that its restart policy starts again has them too. It works while leafd is down.
 
     \b
     Examples:

@@ -57,6 +57,11 @@ def written(flags: Flags) -> list[str]:
           "hugetlb.1GB.rsvd.max=0", "hugetlb.1GB.max=0"]),
         ({"hugetlb": ["2MB=max"]}, {"hugepageLimits": [{"pageSize": "2MB", "limit": 2**64 - 1}]},
          ["hugetlb.2MB.rsvd.max=max", "hugetlb.2MB.max=max"]),
+        ({"unified": ["memory.oom.group=1", "misc.max=sev 2", "misc.max=sev_es 3", "cpu.max=default"]},
+         {"unified": {"memory.oom.group": "1", "misc.max": "sev 2\nsev_es 3", "cpu.max": "default"}},
+         ["cpu.max=max 100000", "misc.max=sev 2", "misc.max=sev_es 3", "memory.oom.group=1"]),
+        ({"io_weight": ["200"], "unified": ["io.weight=8:0 5"]}, {"unified": {"io.weight": "default 200\n8:0 5"}},
+         ["io.weight=default 200", "io.weight=8:0 5"]),
     ],
 )  # fmt: skip
 def test_a_flag_is_what_the_documentation_says(flags: Flags, resources: dict[str, object], files: list[str]) -> None:
@@ -85,6 +90,7 @@ def test_sizes(text: str, count: int) -> None:
         ({"io_max": ["/dev/null,rbps=1"]}, "--io-max /dev/null: must be a block device"),
         ({"io_weight": ["8:0=0"]}, "--io-weight 0: must be 1 to 10000"),
         ({"hugetlb": ["64M"]}, "--hugetlb 64M: must be PAGESIZE=SIZE"),
+        *(({"unified": [text]}, f"--unified {text}: must be FILE=VALUE") for text in ("", "memory.max", "=1")),
     ],
 )
 def test_a_bad_value_is_refused_by_its_flag(flags: Flags, message: str) -> None:
@@ -101,7 +107,17 @@ def test_a_disk_may_be_named_by_its_path(tmp_path: Path) -> None:
         limits.resources({"io_max": [f"{node}gone,riops=5"]})
 
 
-@pytest.mark.parametrize("name", limits.CONTROLLERS)
+def test_a_file_is_set_once() -> None:
+    with pytest.raises(InputError, match=r"^memory\.high: '67108864\\n1': must be bytes"):
+        written({"memory_high": "64M", "unified": ["memory.high=1"]})
+
+
+def test_a_file_whose_controller_is_missing_is_named() -> None:
+    with pytest.raises(Unsupported, match=r"^--unified: this host has no misc controller in /sys/x \(there: cpu\)"):
+        limits.require({"unified": ["cpu.idle=1", "misc.max=sev 2"]}, ["cpu"], "/sys/x")
+
+
+@pytest.mark.parametrize("name", [name for name, controller in limits.CONTROLLERS.items() if controller])
 def test_a_missing_controller_is_named_with_its_flag(name: str) -> None:
     flags: Flags = {name: "1"}  # type: ignore[misc]
     flag, controller = limits.flag(name), limits.CONTROLLERS[name]
