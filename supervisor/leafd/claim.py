@@ -15,11 +15,8 @@ import os
 from leafd.config import Config
 from leafd.store import private_directory
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
-from leafshim.cgroup.layout import Layout
+from leafshim.cgroup.layout import MARK, Layout
 from leafshim.errors import KernelError, StateError
-
-_MARK = "trusted.leafd.root"
-"""Of the trusted class, as cgroup2 has that one from its beginning, and no workload may write it (xattr(7))."""
 
 
 class Claim:
@@ -60,7 +57,7 @@ class Claim:
                 raise StateError(
                     f"{layout.root}: has containers of the leafd at {owner}; choose another --cgroups-root"
                 )
-            os.setxattr(fd, _MARK, os.fsencode(root))
+            os.setxattr(fd, MARK, os.fsencode(root))
             for path in (layout.agent_leaf, layout.shims):
                 os.makedirs(path, exist_ok=True)
         except OSError as error:
@@ -77,6 +74,6 @@ def _lock(fd: int) -> bool:
 
 def _mark(fd: int) -> str:
     try:
-        return os.fsdecode(os.getxattr(fd, _MARK))
+        return os.fsdecode(os.getxattr(fd, MARK))
     except OSError:
         return ""

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from leafshim.cgroup import protection
 from leafshim.cgroup.controller import Controller, InForce, enable_down
 from leafshim.cgroup.core import Core
 from leafshim.cgroup.cpu import CpuController
@@ -176,6 +177,7 @@ class Isolator:
                 undo = self._undo(setting)
                 _write_one(self.cgroup, setting)
                 before.append(undo)
+            protection.protect(self.mount, self.cgroup, settings)
         except BaseException:
             self._restore(before)
             raise
@@ -184,12 +186,13 @@ class Isolator:
     def _restore(self, before: list[Setting]) -> None:
         for undo in reversed(before):
             _write_one(self.cgroup, undo)
+        protection.protect(self.mount, self.cgroup, before)
 
     def _undo(self, setting: Setting) -> Setting:
         """What makes a file as it is now."""
         if not self.cgroup.has(setting.file):
             raise Unsupported(f"{setting.file}: this kernel does not have it")
-        now = self.cgroup.read(setting.file)
+        now = protection.asked(self.cgroup, setting.file)
         if not rule(setting.file).keyed:
             return Setting(setting.file, now.strip())
         same = (line for line in now.splitlines() if line.split(" ", 1)[0] == setting.key)

@@ -26,6 +26,10 @@ AGENT = "agent"
 LEAF = "leaf"
 SHIMS = "shims"
 
+MARK = "trusted.leafd.root"
+"""The extended attribute of a cgroups root that leafd has claimed: its ROOT. Of the trusted class, as cgroup2 has that
+one from its beginning, and no workload may write it (xattr(7))."""
+
 _LONGEST_NAME = 64
 _LONGEST_ID = 200
 # An interface file is named after its controller and a dot (cgroup-v2.rst, "Conventions"); `irq` is the PSI one.
@@ -51,6 +55,14 @@ def check_id(container_id: str, separator: str = "mesos") -> str:
 
 def _is_name(text: str) -> bool:
     return text.isascii() and text[:1].isalnum() and all(letter.isalnum() or letter in "_.-" for letter in text)
+
+
+def is_root_of_ours(path: str) -> bool:
+    """Whether a leafd has claimed the cgroup at this absolute path as its root."""
+    try:
+        return bool(os.getxattr(path, MARK))
+    except OSError:
+        return False
 
 
 class Layout:

@@ -108,6 +108,15 @@ def test_every_limit_is_in_its_file(isolator: Isolator) -> None:
 
 
 @pytest.mark.vm
+def test_found_wanting_10_the_weight_of_more_than_a_hundred_cpus_is_clamped(isolator: Isolator) -> None:
+    """RevocableCpu: the least weight is 1; and no number of CPUs fails for its weight."""
+    prepare(isolator, cpu={"shares": 300 * 1024})
+    assert held(isolator.cgroup, "cpu.weight") == {"cpu.weight": "10000"}
+    update(isolator, cpu={"shares": 2})
+    assert held(isolator.cgroup, "cpu.weight") == {"cpu.weight": "1"}
+
+
+@pytest.mark.vm
 def test_limits_go_up_and_down_and_off(isolator: Isolator) -> None:
     prepare(isolator)
     files = ("memory.max", "memory.low", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max", "cpuset.cpus")
