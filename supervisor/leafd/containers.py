@@ -15,11 +15,13 @@ from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.life import Life
 from leafd.recovery import Action
+from leafd.removal import emptied
 from leafd.shims import SIGKILL, ShimClient, is_stopped, kill_proven
 from leafd.store import Record
 from leafd.unattended import Unattended
 from leafshim.api import containers as api
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.removal import name_holders
 from leafshim.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -75,8 +77,14 @@ class Container:
             raise
 
     async def kill(self, signal: int, *, all_processes: bool) -> None:
-        """Send a signal. Raises NotFound when there is no process to get it."""
-        await self._control().kill(signal or SIGKILL, all_processes=all_processes)
+        """Send a signal. Raises NotFound when there is no process to get it; but SIGKILL asks for an end, and to what
+        has ended that has been done: it may be asked for again."""
+        number = signal or SIGKILL
+        try:
+            await self._control().kill(number, all_processes=all_processes)
+        except NotFound:
+            if number != SIGKILL:
+                raise
 
     async def pause(self) -> None:
         """Freeze it."""
@@ -104,16 +112,29 @@ class Container:
         await self._signal(SIGKILL, all_processes=True)
         if await life.settles(config.call_deadline):
             return
-        # Its shim does not do it. The kernel does, and a shim without processes has nothing to tell that it does not.
+        await self._end_by_force()
+
+    async def _end_by_force(self) -> None:
+        """Its shim did not do it in time. The kernel does, and a shim without processes that still says nothing is
+        killed, too. But while a process does not die, its shim is not to blame."""
+        life, entry, config = self.life, self.record, self.environment.config
         cgroup = Cgroup(entry.cgroup)
         try:
-            cgroup.kill()
+            if cgroup.exists():
+                await asyncio.to_thread(cgroup.kill)
+            empty = await emptied(cgroup, config.reap_deadline)
         except LeafError as error:
             log.warning("%s: %s", entry.id, error)
-        kill_proven(entry.shim_pid, entry.shim_start_time)
-        life.nudge()
-        if not await life.settles(config.reap_deadline):
-            raise DeadlineExceeded(f"{entry.id}: does not end: {cgroup.holders()}")
+            empty = False
+        if empty and not await life.settles(config.call_deadline):
+            kill_proven(entry.shim_pid, entry.shim_start_time)
+            life.nudge()
+            await life.settles(config.delete_deadline)
+        if life.settled.is_set():
+            return
+        held = name_holders(cgroup.holders())
+        life.problem = f"does not end: held by {held}"
+        raise DeadlineExceeded(f"{entry.id}: {life.problem}")
 
     def probe(self) -> None:
         """See whether its shim could answer, without waking it."""
@@ -211,6 +232,8 @@ class Table:
         self.environment = environment
         self.reaping: set[str] = set()
         """Ids of orphans that are being removed."""
+        self.late: set[asyncio.Task[None]] = set()
+        """Removals of orphans that wait for a process that does not die."""
         self._containers: dict[str, Container] = {}
 
     def all(self) -> list[Container]:
@@ -257,7 +280,8 @@ class Table:
         entry = container.record
         if not container.life.settled.is_set():
             if not force:
-                raise StateError(f"{entry.id}: {entry.state}: stop it first, or use force")
+                why = f" ({container.life.problem})" if container.life.problem else ""
+                raise StateError(f"{entry.id}: {entry.state}{why}: stop it first, or use force")
             entry.remove = True  # checkpointed with the stop: a next supervisor goes on with the removal
             await container.stop(0)
         for each in self.nested(entry.id):

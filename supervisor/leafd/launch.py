@@ -26,12 +26,12 @@ from typing import NamedTuple
 from leafd.config import Config
 from leafd.journal import Journal
 from leafd.nursery import Nursery
+from leafd.removal import remove_cgroup
 from leafd.shims import ShimClient, kill_proven
 from leafd.spares import Spares
 from leafd.store import Record, Store
 from leafshim.api import shim, task
 from leafshim.bundle import directory_name
-from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import Layout
 from leafshim.errors import AlreadyExists, KernelError, LeafError
 from leafshim.kernel import fdpass
@@ -234,16 +234,6 @@ STEPS = (
 )
 
 _ORDER = {step.state: number for number, step in enumerate(STEPS)}
-
-
-async def remove_cgroup(path: str, deadline: float) -> None:
-    """Kill all that is in a cgroup of ours, and remove it with those below; in a thread, as the kernel takes its time.
-
-    Raises KernelError that names what stays after `deadline` seconds.
-    """
-    cgroup = Cgroup(path)
-    if cgroup.exists():
-        await asyncio.to_thread(cgroup.remove_tree, deadline)
 
 
 def _rootfs(record: Record) -> list[task.Mount]:

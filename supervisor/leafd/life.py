@@ -17,8 +17,9 @@ from typing import Protocol
 
 from leafd import recovery, restarts
 from leafd.journal import unpack
-from leafd.launch import Environment, Launch, remove_cgroup
+from leafd.launch import Environment, Launch
 from leafd.recovery import Action, Shim
+from leafd.removal import remove_cgroup
 from leafd.shims import SIGKILL, ShimClient, kill_proven
 from leafd.store import Record
 from leafd.unattended import Unattended
@@ -223,12 +224,19 @@ class Life:
         environment.store.write(entry)
 
     async def _take_away(self) -> None:
-        """Whatever is left of its processes, cgroups and shim; what is gone already is as good."""
+        """Whatever is left of its processes, cgroups and shim; what is gone already is as good.
+
+        Raises what keeps the cgroups from going, once all else is gone: it is tried again.
+        """
         environment, entry = self.environment, self.record
         if self.shim is not None:
             await _quietly(entry.id, self.shim.collect(entry.sequence))
             await _quietly(entry.id, self.shim.delete())
-        self.problem = await _quietly(entry.id, remove_cgroup(entry.cgroup, environment.config.reap_deadline))
+        failure: LeafError | None = None
+        try:
+            await remove_cgroup(entry.cgroup, environment.config.reap_deadline)
+        except LeafError as error:
+            failure = error
         await _quietly(entry.id, environment.nursery.forget(entry.id))
         if self.shim is not None:
             await _quietly(entry.id, self.shim.shutdown())
@@ -236,6 +244,9 @@ class Life:
         kill_proven(entry.shim_pid, entry.shim_start_time)
         entry.shim_pid = entry.shim_start_time = entry.pid = 0
         self.paused = False
+        if failure is not None:
+            raise failure
+        self.problem = ""
 
     async def _look(self) -> None:
         """Gather the facts, decide, and carry it out."""

@@ -6,7 +6,8 @@ Rules:
 2. What might belong to a container that is not known well enough is left alone: while one is being launched, or a
    silent one's shim is not known, no shim is an orphan.
 3. An exit that nobody was told of is told before its record goes.
-4. While an orphan is removed its name is taken. What does not die is named: processes, their state and wchan.
+4. While an orphan is removed its name is taken. What does not die is named (processes, their state and wchan), and the
+   removal goes on when it has died: the kernel tells.
 """
 
 import asyncio
@@ -16,12 +17,14 @@ from time import time_ns
 
 from leafd.containers import Table
 from leafd.journal import unpack
-from leafd.launch import Environment, remove_cgroup
+from leafd.launch import Environment
+from leafd.removal import emptied, remove_cgroup
 from leafd.shims import parent_of
 from leafd.unattended import signal_member
 from leafshim import exits, record
 from leafshim.bundle import id_of
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.removal import Busy
 from leafshim.errors import DamagedRecord, LeafError
 from leafshim.state import PREPARING, PROVISIONING
 
@@ -51,15 +54,40 @@ def orphan_cgroups(environment: Environment, table: Table) -> list[str]:
 
 
 async def _reap_cgroup(environment: Environment, table: Table, container_id: str) -> None:
-    path = environment.layout.container(container_id)
+    """Remove it, or have it removed once what does not die has died; until then its name is taken."""
     try:
-        holders = "; ".join(str(each) for each in Cgroup(path).holders())
-        await remove_cgroup(path, environment.config.reap_deadline)
-        environment.journal.append("orphan-reaped", message=f"cgroup {path}{f': {holders}' if holders else ''}")
+        await _remove(environment, container_id)
+    except Busy as busy:
+        log.warning("orphan %s: %s", container_id, busy)
+        environment.journal.append("orphan-stuck", message=f"{busy}")
+        late = asyncio.create_task(_reap_late(environment, table, container_id))
+        table.late.add(late)
+        late.add_done_callback(table.late.discard)
+        return
+    except LeafError as error:
+        log.warning("orphan %s: %s", container_id, error)
+    table.reaping.discard(container_id)
+
+
+async def _reap_late(environment: Environment, table: Table, container_id: str) -> None:
+    try:
+        while True:
+            await emptied(Cgroup(environment.layout.container(container_id)))
+            try:
+                return await _remove(environment, container_id)
+            except Busy as busy:  # somebody came since
+                log.warning("orphan %s: %s", container_id, busy)
     except LeafError as error:
         log.warning("orphan %s: %s", container_id, error)
     finally:
         table.reaping.discard(container_id)
+
+
+async def _remove(environment: Environment, container_id: str) -> None:
+    path = environment.layout.container(container_id)
+    holders = "; ".join(str(each) for each in Cgroup(path).holders())
+    await remove_cgroup(path, environment.config.reap_deadline)
+    environment.journal.append("orphan-reaped", message=f"cgroup {path}{f': {holders}' if holders else ''}")
 
 
 def _reap_shims(environment: Environment, table: Table, spare: int) -> int:

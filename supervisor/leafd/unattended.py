@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 
+from leafd.removal import emptied, readable
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import LeafError, NotFound
 from leafshim.kernel import pidfd
@@ -37,7 +38,7 @@ class Unattended:
         """As `ShimClient.kill`."""
         self.requested = signal
         if signal == _SIGKILL and (all_processes or self.init < 0):
-            self.cgroup.kill()
+            await asyncio.to_thread(self.cgroup.kill)
         elif all_processes:
             signal_members(self.cgroup, signal)
         elif self.init >= 0:
@@ -56,19 +57,9 @@ class Unattended:
     async def ended(self) -> None:
         """Return when init has ended; where it is not known, when the cgroup has emptied."""
         if self.init >= 0:
-            await _readable(self.init)
+            await readable(self.init)
         else:
-            await self._emptied()
-
-    async def _emptied(self) -> None:
-        with open(os.path.join(self.cgroup.path, "cgroup.events"), "rb") as events, select.epoll() as poll:
-            # A change of the file is POLLPRI, which asyncio does not watch for; but an epoll is itself readable.
-            poll.register(events, select.EPOLLPRI)
-            while self.cgroup.populated():
-                await _readable(poll.fileno())
-                poll.poll(0)
-                events.seek(0)
-                events.read()
+            await emptied(self.cgroup)
 
     async def wait_status(self, deadline: float) -> int | None:
         """The wait status of an init that has ended, None if nobody can tell. `deadline`, s: for its new parent, the
@@ -129,13 +120,3 @@ def choose_init(kept: dict[str, int]) -> int:
     for fd in kept.values():
         os.close(fd)
     return init
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 from leafd.client import Client
@@ -41,13 +42,15 @@ class Leafd:
         """A new connection; the caller closes it (`with leafd.client as client`)."""
         return Client(str(self.socket))
 
-    def start(self, *flags: str) -> None:
-        """Start the daemon; returns once it serves."""
+    def start(self, *flags: str, prepare: Callable[[], None] | None = None) -> None:
+        """Start the daemon; returns once it serves. `prepare()` is called in its process before it is leafd."""
         assert self.process is None, "leafd runs already"
         command = [str(BIN / "leafd"), "--root", str(self.root), "--state", str(self.state)]
         command += ["--cgroups-root", self.name, *flags]
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, preexec_fn=prepare
+            )
         while not self._answers():
             try:
                 status = self.process.wait(_RETRY)

@@ -23,18 +23,18 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import NamedTuple
 
+from leafshim.cgroup import removal
 from leafshim.errors import AlreadyExists, KernelError, Unsupported
 from leafshim.kernel import pidfd as pidfds
 
 UNLIMITED = 2**64 - 1
 """For "max" where a number is wanted, as containerd has it."""
 
-_GONE = (errno.ENOENT, errno.ENODEV)
-_ROUND = 1.0  # seconds to wait for the killed before killing those who came since
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts at rmdir
-_HOLDERS_NAMED = 10
+KILL = "cgroup.kill"
+"""Since Linux 5.14."""
+
+_STANDSTILL = 1.0  # seconds for everything to stop before it is signalled one by one
 
 
 @cache
@@ -66,31 +66,6 @@ def _unescape(field: str) -> str:
     for character in " \t\n\\":  # the backslash last: it is what the others are escaped with
         field = field.replace(f"\\{ord(character):03o}", character)
     return field
-
-
-class Holder(NamedTuple):
-    """A process in a cgroup: name, state (one letter, D is uninterruptible), and where in the kernel it waits or ""."""
-
-    pid: int
-    name: str
-    state: str
-    wchan: str
-
-    def __str__(self) -> str:
-        return f"{self.pid} ({self.name}) {self.state}{' in ' + self.wchan if self.wchan else ''}"
-
-
-class Busy(KernelError):
-    """A cgroup that could not be removed in time; `holders` are the processes that keep it."""
-
-    def __init__(self, path: str, holders: list[Holder]) -> None:
-        super().__init__("rmdir", errno.EBUSY, path)
-        self.holders = holders
-
-    def __str__(self) -> str:
-        named = ", ".join(map(str, self.holders[:_HOLDERS_NAMED])) or "no process that we can see"
-        more = len(self.holders) - _HOLDERS_NAMED
-        return f"{super().__str__()}, held by {named}{f' and {more} more' if more > 0 else ''}"
 
 
 class Cgroup:
@@ -150,7 +125,7 @@ class Cgroup:
         try:
             children = self.children()
         except KernelError as error:
-            if error.errno not in _GONE:
+            if error.errno not in removal.GONE:
                 raise
             return
         for child in children:
@@ -231,15 +206,15 @@ class Cgroup:
         """The thread ids in this very cgroup. Raises KernelError."""
         return [int(tid) for tid in self.read("cgroup.threads").split() if tid != "0"]
 
-    def holders(self) -> list[Holder]:
+    def holders(self) -> list[removal.Holder]:
         """The processes in it and below it, for a person to read; what goes meanwhile is left out."""
-        found: list[Holder] = []
+        found: list[removal.Holder] = []
         for cgroup in (*self.descendants(), self):
             try:
                 pids = cgroup.processes()
             except KernelError:
                 continue
-            found.extend(holder for pid in pids if (holder := _holder(pid)) is not None)
+            found.extend(holder for pid in pids if (holder := removal.look_at(pid)) is not None)
         return found
 
     # State.
@@ -284,27 +259,28 @@ class Cgroup:
         except OSError as error:
             raise KernelError("wait", error.errno or 0, path) from error
 
-    def kill(self, *, force_fallback: bool = False) -> None:
+    def kill(self) -> None:
         """SIGKILL everything in it and below it, forks under way too; `wait` says when they are gone.
 
-        Before Linux 5.14 there is no cgroup.kill: frozen, so that none forks, they are signalled one by one.
-        Raises KernelError.
+        Before Linux 5.14 there is no cgroup.kill: frozen, so that none forks, they are signalled one by one, and the
+        cgroup is thawed. Raises KernelError.
         """
-        if not force_fallback:
-            try:
-                return self.write("cgroup.kill", "1")
-            except KernelError as error:
-                if error.errno != errno.ENOENT or not self.exists():
-                    raise
+        try:
+            self.write(KILL, "1")
+        except KernelError as error:
+            if error.errno != errno.ENOENT or not self.exists():
+                raise
+            self._kill_each()
+
+    def _kill_each(self) -> None:
         self.freeze()
         try:
-            self.wait("frozen", 1, _ROUND)
+            self.wait("frozen", 1, _STANDSTILL)
             for cgroup in (*self.descendants(), self):
                 for pid in cgroup.processes():
                     cgroup._kill_one(pid)
         finally:
             self.thaw()
-        return None
 
     def _kill_one(self, pid: int) -> None:
         """The pid may be another's by now: the pidfd comes first, and then it must still be one of ours."""
@@ -316,7 +292,7 @@ class Cgroup:
             finally:
                 os.close(pidfd)
         except KernelError as error:
-            if error.errno not in (errno.ESRCH, *_GONE):
+            if error.errno not in (errno.ESRCH, *removal.GONE):
                 raise
 
     # The end.
@@ -332,46 +308,19 @@ class Cgroup:
         """Kill what is in it and below it, wait until it is dead, and remove all; fine when it is not there.
 
         Tries for `deadline_s` seconds, at least once. Raises Busy, which names those that did not die, with everything
-        thawed; KernelError.
+        thawed; KernelError. The steps are removal.py's.
         """
-        deadline = time.monotonic() + deadline_s
-        pause = _FIRST_PAUSE
-        while not self._remove_once(deadline):
-            if time.monotonic() >= deadline:
-                raise Busy(self.path, self.holders())
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _remove_once(self, deadline: float) -> bool:
-        try:
-            if self.populated():
-                self.kill()
-                for cgroup in (*self.descendants(), self):
-                    cgroup.thaw()
-                if not self.wait("populated", 0, min(_ROUND, deadline - time.monotonic())):
-                    return False
-            for cgroup in (*self.descendants(), self):
-                cgroup.remove()
-        except KernelError as error:
-            if error.errno in _GONE:
-                return not self.exists()
-            if error.errno != errno.EBUSY:
-                raise
-            return False
-        return True
+        for wait in removal.steps(self, deadline_s):
+            if not wait.emptied:
+                time.sleep(wait.seconds)
+                continue
+            try:
+                self.wait("populated", 0, wait.seconds)
+            except KernelError as error:
+                if error.errno not in removal.GONE:
+                    raise
 
 
 def parse_flat(content: str) -> dict[str, int]:
     """A flat keyed file: one key and one number a line (cgroup-v2.rst, Format)."""
     return {key: int(value) for key, value in (line.split() for line in content.splitlines())}
-
-
-def _holder(pid: int) -> Holder | None:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            before, _, after = file.read().rpartition(")")
-        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
-            wchan = file.read().strip()
-    except OSError:
-        return None
-    return Holder(pid, before.partition("(")[2], after.split()[0], "" if wchan == "0" else wchan)

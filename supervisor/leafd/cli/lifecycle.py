@@ -8,7 +8,8 @@ import click
 from leafd.cli import output, views
 from leafd.cli.command import FAILED, Caller, Command, Failure, complain
 from leafd.cli.identifiers import MANY, ONE
-from leafshim.errors import LeafError
+from leafd.client import Client
+from leafshim.errors import LeafError, NotFound
 
 
 @click.command("stop", cls=Command)
@@ -82,11 +83,13 @@ def resume_command(caller: Caller, containers: Sequence[str]) -> None:
 
 
 @click.command("rm", cls=Command)
-@click.option("-f", "--force", is_flag=True, help="Kill a container that still runs.")
+@click.option("-f", "--force", is_flag=True, help="Kill a container that still runs; none of that name is no error.")
 @click.argument("containers", **MANY)
 @click.pass_obj
 def rm_command(caller: Caller, containers: Sequence[str], force: bool) -> None:
     """Remove stopped containers: their record, log and directory.
+
+    With -f, as with rm(1), it is no error when there is none of that name: it may be repeated.
 
     \b
     Examples:
@@ -94,7 +97,15 @@ def rm_command(caller: Caller, containers: Sequence[str], force: bool) -> None:
       leafctl rm -f web
     """
     with caller.client() as client:
-        each(containers, lambda container: client.remove(container, force=force))
+        each(containers, lambda container: _remove(client, container, force=force))
+
+
+def _remove(client: Client, container: str, *, force: bool) -> None:
+    try:
+        client.remove(container, force=force)
+    except NotFound:
+        if not force:
+            raise
 
 
 @click.command("wait", cls=Command)

@@ -1,6 +1,5 @@
-"""Cgroups with real processes in them: killed, frozen, nested, held, and removed."""
+"""Cgroups with real processes in them: made, populated, frozen, killed."""
 
-import ctypes
 import errno
 import os
 import select
@@ -10,14 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from leafshim.cgroup.hierarchy import Busy, Cgroup
+from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import AlreadyExists, KernelError, Unsupported
 
 Spawn = Callable[..., tuple[int, int]]
 
-PTRACE_CONT, PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 7, 0x4206, 0x40
-
-both_ways = pytest.mark.parametrize("force_fallback", [False, True], ids=["cgroup.kill", "fallback"])
+old_and_new = pytest.mark.usefixtures("old_and_new_kernels")
 
 
 def wait_for_end(pidfd: int) -> int:
@@ -121,50 +118,50 @@ def test_wait_that_does_not_come_true(spawn: Spawn, cgroup: Cgroup) -> None:
     assert cgroup.wait("populated", 1, 0)
 
 
-@both_ways
-def test_kill_reaches_every_level(spawn: Spawn, cgroup: Cgroup, force_fallback: bool) -> None:
+@old_and_new
+def test_kill_reaches_every_level(spawn: Spawn, cgroup: Cgroup) -> None:
     levels = [cgroup, cgroup.child("a"), cgroup.child("a").child("b")]
     for level in levels[1:]:
         level.create()
     children = [spawn(signal.pause, cgroup=level) for level in levels for _ in range(3)]
-    cgroup.kill(force_fallback=force_fallback)
+    cgroup.kill()
     assert cgroup.wait("populated", 0, 10)
     assert {wait_for_end(pidfd) for _, pidfd in children} == {signal.SIGKILL}
 
 
-@both_ways
-def test_kill_outruns_forks(spawn: Spawn, cgroup: Cgroup, force_fallback: bool) -> None:
+@old_and_new
+def test_kill_outruns_forks(spawn: Spawn, cgroup: Cgroup) -> None:
     for _ in range(3):
         spawn(fork_for_ever, cgroup=cgroup)
-    cgroup.kill(force_fallback=force_fallback)
+    cgroup.kill()
     assert cgroup.wait("populated", 0, 10)
 
 
-@both_ways
-def test_kill_leaves_the_neighbours_alone(spawn: Spawn, cgroup: Cgroup, force_fallback: bool) -> None:
+@old_and_new
+def test_kill_leaves_the_neighbours_alone(spawn: Spawn, cgroup: Cgroup) -> None:
     one, other = cgroup.child("one"), cgroup.child("other")
     one.create()
     other.create()
     spawn(signal.pause, cgroup=one)
     pid, _ = spawn(signal.pause, cgroup=other)
-    one.kill(force_fallback=force_fallback)
+    one.kill()
     assert one.wait("populated", 0, 10)
     assert other.processes() == [pid]
     assert not one.frozen()
 
 
-@both_ways
-def test_kill_of_the_frozen(spawn: Spawn, cgroup: Cgroup, force_fallback: bool) -> None:
+@old_and_new
+def test_kill_of_the_frozen(spawn: Spawn, cgroup: Cgroup) -> None:
     spawn(signal.pause, cgroup=cgroup)
     cgroup.freeze()
     assert cgroup.wait("frozen", 1, 10)
-    cgroup.kill(force_fallback=force_fallback)
+    cgroup.kill()
     assert cgroup.wait("populated", 0, 10)
 
 
-@both_ways
-def test_kill_of_nobody(cgroup: Cgroup, force_fallback: bool) -> None:
-    cgroup.kill(force_fallback=force_fallback)
+@old_and_new
+def test_kill_of_nobody(cgroup: Cgroup) -> None:
+    cgroup.kill()
     assert not cgroup.frozen()
 
 
@@ -212,105 +209,3 @@ def test_event_is_an_epoll_priority(spawn: Spawn, cgroup: Cgroup) -> None:
         [(_, events)] = epoll.poll(10)
         assert events & select.EPOLLPRI
         epoll.close()
-
-
-def test_remove_tree_of_the_frozen_nested_and_populated(spawn: Spawn, cgroup: Cgroup) -> None:
-    web = cgroup.child("web")
-    for path in ("leaf", "leaf/app/worker", "mesos/db/leaf", "mesos/db/mesos/cache/leaf"):
-        web.child(path).create()
-        spawn(signal.pause, cgroup=web.child(path))
-    web.child("leaf/app").freeze()
-    web.child("mesos/db").freeze()
-    web.freeze()
-    assert web.wait("frozen", 1, 10)
-    web.remove_tree(10)
-    assert not web.exists()
-    web.remove_tree(0)
-
-
-def test_remove_tree_of_a_workload_that_keeps_making_cgroups(spawn: Spawn, cgroup: Cgroup) -> None:
-    leaf = cgroup.child("leaf")
-    leaf.create()
-    reader, writer = os.pipe()
-
-    def make_cgroups() -> None:
-        number = 0
-        while True:
-            own = leaf.child(f"own-{number}")
-            own.create()
-            if os.fork() == 0:
-                own.write("cgroup.procs", "0")
-                own.freeze()
-                signal.pause()
-            number += 1
-            if number == 20:
-                os.write(writer, b"x")
-
-    spawn(make_cgroups, cgroup=leaf)
-    os.read(reader, 1)
-    os.close(reader)
-    os.close(writer)
-    leaf.remove_tree(20)
-    assert not leaf.exists()
-
-
-def test_remove_tree_of_a_workload_with_threaded_cgroups(spawn: Spawn, cgroup: Cgroup) -> None:
-    leaf, threaded = cgroup.child("leaf"), cgroup.child("leaf").child("threaded")
-    threaded.create()
-    threaded.write("cgroup.type", "threaded")
-    pid, _ = spawn(signal.pause, cgroup=leaf)
-    threaded.write("cgroup.threads", str(pid))
-    assert threaded.processes() == []
-    assert threaded.threads() == [pid]
-    assert leaf.processes() == [pid]
-    assert [holder.pid for holder in leaf.holders()] == [pid]
-    leaf.remove_tree(10)
-    assert not leaf.exists()
-
-
-def test_what_cannot_be_killed_is_named(spawn: Spawn, cgroup: Cgroup) -> None:
-    """A tracer may hold a process at its very exit: SIGKILL has been taken, and it does not go."""
-    web, leaf = cgroup.child("web"), cgroup.child("web").child("leaf")
-    leaf.create()
-    pid, _ = spawn(signal.pause, cgroup=leaf)
-    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-    ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-    ptrace.restype = ctypes.c_long
-    assert ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXIT) == 0
-    with pytest.raises(Busy) as raised:
-        web.remove_tree(0.2)
-    [holder] = raised.value.holders
-    assert (holder.pid, holder.state) == (pid, "t")
-    assert raised.value.errno == errno.EBUSY
-    assert str(raised.value).startswith(f"rmdir {web.path}: Device or resource busy, held by {pid} (")
-    assert str(raised.value).endswith(f") t in {holder.wchan}")
-    assert not web.child("leaf").frozen()
-    os.waitpid(pid, 0)
-    assert ptrace(PTRACE_CONT, pid, 0, 0) == 0
-    web.remove_tree(10)
-    assert not web.exists()
-
-
-def test_holders_have_a_name_and_a_state(spawn: Spawn, cgroup: Cgroup) -> None:
-    reader, writer = os.pipe()
-
-    def rename() -> None:
-        with open("/proc/self/comm", "w") as file:
-            file.write("a) (b")
-        os.write(writer, b"x")
-        signal.pause()
-
-    pid, _ = spawn(rename, cgroup=cgroup)
-    os.read(reader, 1)
-    os.close(reader)
-    os.close(writer)
-    cgroup.freeze()
-    assert cgroup.wait("frozen", 1, 10)
-    [holder] = cgroup.holders()
-    assert (holder.pid, holder.name, holder.state) == (pid, "a) (b", "S")
-
-
-def test_long_list_of_holders_is_cut(spawn: Spawn, cgroup: Cgroup) -> None:
-    for _ in range(12):
-        spawn(signal.pause, cgroup=cgroup)
-    assert str(Busy(cgroup.path, cgroup.holders())).endswith(" and 2 more")
