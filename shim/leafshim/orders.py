@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
-from leafshim.cgroup import devices
+from leafshim.cgroup import delegation, devices
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import Isolator, Settings
 from leafshim.errors import AlreadyExists, InputError
@@ -31,19 +31,22 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in."""
+    """Init, and the cgroups that it is to live in. `owner`: the user that the leaf is handed over to, or None."""
 
     init: Order
     cgroup: Cgroup
     isolator: Isolator
     limits: Settings
     rules: tuple[DeviceRule, ...]
+    owner: int | None
 
     def make(self) -> None:
         """Make the cgroups. Raises AlreadyExists, InputError, StateError, Unsupported, KernelError."""
         self.cgroup.create()
         self.cgroup.child("leaf").create()
         self.isolator.prepare(self.limits)
+        if self.owner is not None:
+            delegation.delegate(self.cgroup.child("leaf"), self.owner)
 
     def guard(self) -> None:
         """Put the device rules in force. Raises InputError, StateError, Unsupported, KernelError."""
@@ -66,7 +69,7 @@ def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest) -> InitOr
     if cgroup.exists():  # it must not fall to our undoing
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
     order = Order(plan, cgroup.child("leaf").path, spec.process.args)
-    return InitOrder(order, cgroup, isolator, limits, spec.linux.resources.devices)
+    return InitOrder(order, cgroup, isolator, limits, spec.linux.resources.devices, delegation.owner(spec))
 
 
 def order_exec(spec: Spec, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:

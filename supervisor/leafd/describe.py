@@ -93,6 +93,7 @@ def describe(
     size: tuple[int, int] | None = None,
     resources: Document | None = None,
     devices: Iterable[Grant] = (),
+    delegate: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Document:
     """The config.json of a container.
@@ -100,7 +101,8 @@ def describe(
     `args`: the command. `rootfs`: an absolute directory, None for the host's own files. `env`: `K=V`, or `K` for the
     value it has in `environ`. `user`: as for `leafd.users.lookup`. `mounts`: from `parse_mount`; one replaces a default
     at the same place. `net`: "host" or "none". `size`: columns and rows of the terminal. `resources`: linux.resources,
-    from `leafd.limits`. `devices`: from `leafd.devices`, besides the defaults. Raises InputError, NotFound.
+    from `leafd.limits`. `devices`: from `leafd.devices`, besides the defaults. `delegate`: the process may make cgroups
+    of its own. Raises InputError, NotFound.
     """
     if not args:
         raise InputError("no command: give one after --")
@@ -139,7 +141,7 @@ def describe(
     document: Document = {
         "ociVersion": OCI_VERSION,
         "process": process,
-        "mounts": _all_mounts(mounts, over_host=rootfs is None),
+        "mounts": _all_mounts(mounts, over_host=rootfs is None, delegate=delegate),
         "linux": linux,
     }
     if rootfs is not None:
@@ -266,12 +268,20 @@ def parse_mount(text: str) -> Document:
     return {"destination": os.path.normpath(destination), "type": kind, "source": source or kind, "options": options}
 
 
-def _all_mounts(given: Iterable[Mapping[str, object]], *, over_host: bool) -> list[Mapping[str, object]]:
+def _all_mounts(
+    given: Iterable[Mapping[str, object]], *, over_host: bool, delegate: bool
+) -> list[Mapping[str, object]]:
     """The defaults that `given` does not replace, then `given`: a mount below another comes after it."""
     asked = list(given)
     places = {mount["destination"] for mount in asked}
+    dropped = {"cgroup": ("ro",)} if delegate else {}
     defaults: list[Mapping[str, object]] = [
-        {"destination": destination, "type": kind, "source": kind, "options": list(options)}
+        {
+            "destination": destination,
+            "type": kind,
+            "source": kind,
+            "options": [option for option in options if option not in dropped.get(kind, ())],
+        }
         for destination, kind, options in (*_MOUNTS, *(_MOUNTS_OVER_HOST if over_host else ()))
         if destination not in places
     ]

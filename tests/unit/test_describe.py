@@ -72,6 +72,12 @@ def test_sys_and_cgroup_are_read_only() -> None:
     assert "ro" not in options["/proc"]
 
 
+def test_who_manages_cgroups_of_its_own_may_write_there_and_nowhere_else() -> None:
+    options = {mount.destination: mount.options for mount in loaded(describe(["true"], delegate=True)).mounts}
+    assert "ro" in options["/sys"]
+    assert options["/sys/fs/cgroup"] == ("nosuid", "noexec", "nodev", "relatime")
+
+
 def test_a_mount_replaces_the_default_at_its_place_and_comes_last() -> None:
     document = describe(["true"], mounts=[parse_mount("src=/srv,dst=/tmp/"), parse_mount("src=/etc,dst=/tmp/etc,ro")])
     assert destinations(document).count("/tmp") == 1

@@ -32,6 +32,7 @@ _DESCRIBING = (
     "cwd",
     "mounts",
     "devices",
+    "delegate",
     "hostname",
     "net",
     *limits.CONTROLLERS,
@@ -55,6 +56,7 @@ class Flags(limits.Flags):
     bundle: str | None
     mounts: Sequence[str]
     devices: Sequence[str]
+    delegate: bool
     hostname: str | None
     net: str
     labels: Sequence[str]
@@ -83,6 +85,7 @@ class Flags(limits.Flags):
     metavar="RULE",
     help="Allow a device: /dev/fuse, /dev/fuse:rw, /dev/fuse:/dev/other, c:10:229:rwm, b:7:*.",
 )
+@click.option("--delegate", is_flag=True, help="Let it make cgroups of its own, below its leaf, also as --user.")
 @click.option("--hostname", metavar="H", help="Host name; the id when absent.")
 @click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True, help="Network.")
 @limit_options
@@ -187,6 +190,7 @@ def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
         env=flags["env"],
         user=flags["user"],
         cwd=flags["cwd"] or "/",
+        delegate=flags["delegate"],
         hostname=flags["hostname"] or container_id.rpartition("/")[2],
         mounts=mounts,
         net=flags["net"],
