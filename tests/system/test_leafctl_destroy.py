@@ -128,3 +128,20 @@ def test_ends_may_be_asked_for_again(leafd: Leafd) -> None:
     assert leafd.ctl("kill", "-s", "HUP", "web").returncode == 1, "a signal that asks for anything else has no taker"
     assert [leafd.ctl("rm", "-f", "web").returncode for _ in range(2)] == [0, 0]
     assert leafd.ctl("rm", "web").stderr == "leafctl: rm: web: no such container\n"
+
+
+def test_a_frozen_parent_saves_no_nested_container(leafd: Leafd) -> None:
+    """The nested one of a paused container ends, and its parent stays paused; then that goes, frozen as it is."""
+    for name in ("web", "web/db"):
+        result = leafd.ctl("run", "-d", "--name", name, "--", "sleep", "1000")
+        assert result.returncode == 0, result.stderr
+    cgroups = [str(leafd.inspect(name)["cgroup"]) for name in ("web", "web/db")]
+    assert leafd.ctl("pause", "web").returncode == 0
+    assert Cgroup(cgroups[1]).frozen()
+    result = leafd.ctl("rm", "-f", "web/db")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [os.path.exists(path) for path in cgroups] == [True, False]
+    assert leafd.inspect("web")["paused"] is True
+    result = leafd.ctl("rm", "-f", "web")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not os.path.exists(cgroups[0])

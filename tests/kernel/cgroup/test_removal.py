@@ -213,3 +213,16 @@ def test_uninterruptible_sleep_is_named_and_survived(spawn: Spawn, cgroup: Cgrou
         stuck.release()
         web.remove_tree(10)
     assert not web.exists()
+
+
+def test_dying_cgroups_do_not_pile_up(spawn: Spawn, cgroup: Cgroup) -> None:
+    """The kernel lets go of a removed cgroup when nothing refers to it any more; nothing of ours does for long."""
+    for cycle in range(3000):
+        web = cgroup.child("web")
+        web.child("leaf").create()
+        pid, _ = spawn(signal.pause, cgroup=web.child("leaf"))
+        web.remove_tree(10)
+        os.waitpid(pid, 0)
+        if cycle >= 200 and cgroup.read_flat("cgroup.stat")["nr_dying_descendants"] <= 20:
+            return
+    pytest.fail(cgroup.read("cgroup.stat"))
