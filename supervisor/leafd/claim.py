@@ -47,7 +47,7 @@ class Claim:
     def _claim_cgroup(self, root: str) -> None:
         layout = self.layout
         try:
-            os.makedirs(layout.root, exist_ok=True)
+            made = _make(layout.root)
             fd = os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._locks.append(fd)
             if not _lock(fd):
@@ -58,6 +58,8 @@ class Claim:
                     f"{layout.root}: has containers of the leafd at {owner}; choose another --cgroups-root"
                 )
             os.setxattr(fd, MARK, os.fsencode(root))
+            for path in made:  # so that memory protection is kept up there, too
+                os.setxattr(path, MARK, os.fsencode(root))
             for path in (layout.agent_leaf, layout.shims):
                 os.makedirs(path, exist_ok=True)
         except OSError as error:
@@ -70,6 +72,17 @@ def _lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _make(path: str) -> list[str]:
+    """Make a directory and what is missing above it; those that were made."""
+    made: list[str] = []
+    while not os.path.isdir(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(made):
+        os.makedirs(each, exist_ok=True)
+    return made
 
 
 def _mark(fd: int) -> str:

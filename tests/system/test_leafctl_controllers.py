@@ -94,6 +94,25 @@ def test_every_controller_with_figures_is_on_without_being_asked_for(leafd: Leaf
 
 
 @pytest.mark.vm
+def test_protection_reaches_up_to_the_mount_where_leafd_made_the_way(tmp_path: Path) -> None:
+    """Found wanting 10, with a root of several levels; and what a container needed goes with it."""
+    leafd = Leafd(tmp_path)
+    top = Cgroup(leafd.cgroups_root)
+    leafd.name, leafd.cgroups_root = f"{leafd.name}/two/levels", f"{top.path}/two/levels"
+    levels = [top, top.child("two"), top.child("two").child("levels")]
+    try:
+        leafd.start(*patient(tmp_path))
+        web = run(leafd, "--memory-low", "32M")
+        levels += [web, web.child("leaf")]
+        assert [each.read_number("memory.low") // MiB for each in levels] == [32, 32, 32, 32, 32]
+        assert leafd.ctl("rm", "-f", "web").returncode == 0
+        assert [each.read_number("memory.low") for each in levels[:3]] == [0, 0, 0]
+    finally:
+        leafd.close()
+        top.remove_tree(10)
+
+
+@pytest.mark.vm
 def test_a_controller_that_went_and_came_back_across_restarts(leafd: Leafd, tmp_path: Path) -> None:
     """MemoryBackward, MemoryForward, recovery with new subsystems, isolation changed across a restart.
 

@@ -27,8 +27,9 @@ LEAF = "leaf"
 SHIMS = "shims"
 
 MARK = "trusted.leafd.root"
-"""The extended attribute of a cgroups root that leafd has claimed: its ROOT. Of the trusted class, as cgroup2 has that
-one from its beginning, and no workload may write it (xattr(7))."""
+"""The extended attribute of a cgroups root that leafd has claimed, and of the levels that it made for that: its ROOT.
+
+Of the trusted class, as cgroup2 has that one from its beginning, and no workload may write it (xattr(7))."""
 
 _LONGEST_NAME = 64
 _LONGEST_ID = 200

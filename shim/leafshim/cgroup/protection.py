@@ -8,8 +8,9 @@ what is written to a container's own cgroup:
 
 So what a container asks for is in its leaf, too; and each cgroup from the container up to our root holds the larger of
 what its own leaf has and the sum of all others directly below it. All of it is in the kernel's files: whoever comes
-next computes the same. Our root is the one that leafd has marked; what is above it is the administrator's. Where there
-is no mark (another engine's tree) nothing above the container is written.
+next computes the same. Our root is the one that leafd has marked, with those levels above it that it made itself;
+what was there before is the administrator's. Where there is no mark (another engine's tree) nothing above the container
+is written.
 
 Two shims may do this at once. Each looks again after it wrote, so the last to write has seen the sum that it wrote.
 """
@@ -52,15 +53,18 @@ def asked(cgroup: Cgroup, file: str) -> str:
 
 
 def _ours(mount: str, cgroup: Cgroup) -> Iterator[Cgroup]:
-    """From the cgroup up to our root; none where there is no such root."""
+    """From the cgroup up to our root, and on through those levels that were made for it; none without a root."""
     levels: list[Cgroup] = []
+    ours = 0
     path = cgroup.path
     while path.startswith(f"{mount}/"):
         levels.append(Cgroup(path))
         if is_root_of_ours(path):
-            yield from levels
-            return
+            ours = len(levels)
+        elif ours:
+            break
         path = os.path.dirname(path)
+    yield from levels[:ours]
 
 
 def _needed(level: Cgroup, file: str) -> int:
