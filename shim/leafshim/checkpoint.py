@@ -26,6 +26,8 @@ class Checkpoint(NamedTuple):
     started_at: int
     exit_path: str
     sequence: int
+    snapshot: bytes = b""
+    """All that the next shim needs beside the descriptors that the nursery keeps (snapshot.py)."""
 
     def write(self, path: str) -> None:
         """Put it at `path`, whole or not at all. Raises KernelError."""

@@ -4,11 +4,12 @@ Rules:
 1. The cgroup is in the checkpoint before it is made, RUNNING before init is released.
 2. A failed creation leaves no cgroup and no process.
 3. While init sets itself up nobody waits for us: what is not needed for the clone is done after it, and what must
-   survive us (the sleeper's snapshot) a first time before init runs, so that afterwards little is left to do.
+   survive us (checkpoint, the sleeper's snapshot) is told before init runs, so that afterwards only the answer is left.
 """
 
 import time
 
+from leafshim import process as processes
 from leafshim import state
 from leafshim.api.shim import CreateOptions
 from leafshim.api.task import CreateTaskRequest
@@ -16,6 +17,7 @@ from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.checkpoint import Checkpoint
 from leafshim.ending import Ending
 from leafshim.errors import AlreadyExists, LeafError, StateError
+from leafshim.follower import Follower
 from leafshim.orders import order_init
 from leafshim.process import Done, Failure, Process
 from leafshim.streams import Streams
@@ -42,17 +44,11 @@ class Creation(Ending):
             if streams.terminal:
                 self._keeper.keep(self.id, streams.descriptors())
             if options.start and streams.terminal:  # its size is set now, before the program asks for it
-                init.release(running, undo)
+                init.release(done, undo)
             if not options.start:
                 self.events.publish("create", pid=init.pid, expected=True)
                 self._move(state.ISOLATING)
                 done()
-
-        def running() -> None:
-            self.events.publish("create", pid=init.pid, expected=True)
-            self._started(init)
-            self._tell_change()
-            done()
 
         def undo(error: LeafError) -> None:
             self._forget_creation()
@@ -69,9 +65,11 @@ class Creation(Ending):
             self._keeper.keep(self.id, {"init": init.pidfd, "listener": self.listener, **streams.descriptors()})
             if options.start:
                 self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
-                self._checkpoint()._replace(sequence=self.events.last + 2).write(self.bundle.checkpoint)
+                self.events.publish("create", pid=init.pid, expected=True)
+                self._started(init)
+                self._save()
                 if not streams.terminal:
-                    init.release(running, undo)
+                    init.release(done, undo)
                 self._tell_change()
         except LeafError:
             self._forget_creation()
@@ -85,10 +83,28 @@ class Creation(Ending):
         except LeafError:
             return
 
-    def adopt_init(self, init: Process) -> None:
+    def restore_init(self, init: Process) -> None:
         """Take a process from a snapshot for our init."""
         self.init = init
         init.streams.on_stdin_closed = self._stdin_closed
+        if init.adopted and init.stage == processes.RUNNING:
+            who = init.pid, init.start_time
+
+            def ended(status: int | None) -> None:
+                self._init_ended(init, status)
+
+            self.follower = Follower(self._loop, self._keeper, who, init.pidfd, ended)
+
+    def adopt(self) -> None:
+        """Be the shim of a container whose shim died, and whose init runs on: it has been restored from the checkpoint
+        of that, and is in ours before anybody can ask."""
+        init = self._init()
+        self.state, init.stage = state.RUNNING, processes.RUNNING
+        if not init.adopted:
+            init.adopted = True
+            self.restore_init(init)
+        self._save()
+        self._tell_change()
 
     def _stdin_closed(self) -> None:
         self._keeper.forget(self.id, ["stdin"])
@@ -99,6 +115,8 @@ class Creation(Ending):
         if self.init is not None:
             self.init.abandon()
         self.init = None
+        self.events.withdraw(max(self.options.first_sequence, 1))
+        self._cancel_time_limit()
         if self.state == state.RUNNING:  # the sleeper knows of an init that there is no more
             self.on_change()
         self.state = state.PREPARING
@@ -129,6 +147,7 @@ class Creation(Ending):
         init.release(executed, failed)
 
     def _started(self, init: Process) -> None:
+        init.started_at = init.started_at or time.time_ns()
         self.events.publish("start", pid=init.pid, expected=True)
         if self.options.timeout:
             self.limit_time(time.monotonic() + self.options.timeout / 1e9)

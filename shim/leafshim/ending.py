@@ -34,6 +34,11 @@ class Ending(Holding):
         self.deadline = deadline
         self._timeout = self._loop.call_at(deadline, self._timed_out)
 
+    def _cancel_time_limit(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self.deadline = 0.0
+
     def _timed_out(self) -> None:
         self.limitation = f"time limit of {self.options.timeout / 1e9:g} s"
         self._kill_all()
@@ -58,14 +63,12 @@ class Ending(Holding):
         for exec_id in [exec_id for exec_id, added in self.execs.items() if added.told][:-EXECS_KEPT]:
             del self.execs[exec_id]
 
-    def _init_ended(self, init: Process, wait_status: int) -> None:
+    def _init_ended(self, init: Process, wait_status: int | None) -> None:
         init.reaped(wait_status)
         if self.init is None:  # it failed before it was ready, and the creation was undone
             return
         self._move(state.DESTROYING)
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self.deadline = 0.0
+        self._cancel_time_limit()
         if self.freezer is not None and self.freezer.populated():
             self._kill_all()
             self._patience = self._loop.call_later(END_PATIENCE, lambda: self._end(init))

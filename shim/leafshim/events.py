@@ -1,7 +1,7 @@
 """The container's events: numbered, kept until they are acknowledged, told to whoever listens.
 
 Rules:
-1. Numbers begin at `first` and grow by one. An event never changes.
+1. Numbers begin at `first` and grow by one. An event never changes; those of a creation that failed are withdrawn.
 2. An event stays until somebody says that it is safe elsewhere. What is not acknowledged is told again to the next
    listener that asks for it: telling twice is harmless, since the number is the same.
 3. Whoever does not listen all the time is rung for, and collects (`collect` acknowledges what it got before).
@@ -54,6 +54,11 @@ class Events:
         if not self._listeners and not expected:
             self.ring()
         return event
+
+    def withdraw(self, first: int) -> None:
+        """Forget the events from number `first` on: they are of a creation that failed, and nobody collected them."""
+        self.kept = [event for event in self.kept if event.sequence < first]
+        self.last = min(self.last, first - 1)
 
     def acknowledge(self, sequence: int) -> None:
         """Forget the events up to and including `sequence`."""

@@ -17,6 +17,7 @@ from leafshim.checkpoint import Checkpoint
 from leafshim.description import Description
 from leafshim.errors import NotFound
 from leafshim.events import Events
+from leafshim.follower import Follower
 from leafshim.freezer import Freezer
 from leafshim.keeper import Keeper
 from leafshim.logs import DEFAULT_MAX_SIZE, LogWriter
@@ -42,11 +43,15 @@ class Holding:
         self.deleted = False
         self.finished = False
         self.on_change: Callable[[], None] = lambda: None
+        self.pack: Callable[[], bytes] = lambda: b""
+        """What the checkpoint holds for the next shim; empty while there is no init."""
         self._loop = loop
         self._keeper = keeper
         self.freezer: Freezer | None = None
         self.options = CreateOptions()
         self.log = LogWriter("")
+        self.follower: Follower | None = None
+        """Of an init that is not our child."""
         self._timeout: Timer | None = None
         self._patience: Timer | None = None
         self.limitation = ""
@@ -86,7 +91,7 @@ class Holding:
             return True
         if self.init.stage != processes.RUNNING and not self.init.told:
             return False
-        if self.freezer is not None and self.freezer.busy:
+        if (self.freezer is not None and self.freezer.busy) or (self.follower is not None and self.follower.busy):
             return False
         return all(added.told for added in self.execs.values()) and self.init.streams.at_rest
 
@@ -158,4 +163,5 @@ class Holding:
             started_at=init.started_at if init is not None else 0,
             exit_path=self.options.exit_path or self.bundle.exit,
             sequence=self.events.last,
+            snapshot=self.pack(),
         )

@@ -4,11 +4,11 @@ Nothing here may fail the container: with the nursery gone, the shim goes on alo
 """
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from leafshim import loop as loops
 from leafshim.api import nursery
-from leafshim.errors import LeafError
+from leafshim.errors import Code, LeafError
 from leafshim.kernel import fdpass
 from leafshim.loop import Loop
 
@@ -19,6 +19,8 @@ class Keeper:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._connection: socket.socket | None = None
+        self._wanted: dict[int, Callable[[int | None], None]] = {}
+        """pid → who wants to know how it ended."""
 
     def connect(self, connection: socket.socket | None) -> None:
         """Use this line, which is ours from now on; None: there is no nursery."""
@@ -35,6 +37,13 @@ class Keeper:
         """Have the copies of these closed."""
         self._ask(nursery.Request(forget=nursery.Forget(id=container_id, names=names)), ())
 
+    def find_end(self, pid: int, start_time: int, found: Callable[[int | None], None]) -> None:
+        """Ask how a process ended that the nursery may have reaped: `found(wait_status)`, None if it does not know."""
+        self._wanted[pid] = found
+        self._ask(nursery.Request(ended=nursery.Ended(pid=pid, start_time=start_time)), ())
+        if self._connection is None:
+            self._loop.call_later(0, self._give_up)
+
     def _ask(self, request: nursery.Request, descriptors: Iterable[int]) -> None:
         if self._connection is not None:
             try:
@@ -43,16 +52,26 @@ class Keeper:
                 self.close()
 
     def _reply(self) -> None:
-        """Every request is answered; only the end of the line matters here."""
+        """Every request is answered. The line may still hold answers to a worker before us: only what names a process
+        that we asked for is ours."""
         assert self._connection is not None
         try:
-            gone = not self._connection.recv(4096)
+            packet = self._connection.recv(4096)
         except BlockingIOError:
             return
         except OSError:
-            gone = True
-        if gone:
+            packet = b""
+        if not packet:
             self.close()
+            return
+        reply = nursery.Packet.decode(packet).reply
+        if reply is not None and reply.pid in self._wanted:
+            self._wanted.pop(reply.pid)(reply.wait_status if reply.code == Code.OK else None)
+
+    def _give_up(self) -> None:
+        wanted, self._wanted = self._wanted, {}
+        for found in wanted.values():
+            found(None)
 
     def close(self) -> None:
         """Let go of the line; descriptors that are kept stay kept."""
@@ -60,3 +79,4 @@ class Keeper:
             self._loop.remove(self._connection.fileno())
             self._connection.close()
             self._connection = None
+            self._loop.call_later(0, self._give_up)

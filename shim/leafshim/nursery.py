@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from leafshim import __version__, zygote
 from leafshim import loop as loops
-from leafshim.api.nursery import Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
+from leafshim.api.nursery import Ended, Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
@@ -34,6 +34,7 @@ from leafshim.rehearsal import rehearse
 from leafshim.shim import Shim, authorized
 
 PACKET_MAX = 64 << 10
+ENDS_KEPT = 4096
 ZYGOTE_PATIENCE = 5.0  # seconds for one fork
 
 
@@ -53,6 +54,8 @@ class Nursery:
         self._server = server
         self._supervisors: dict[int, socket.socket] = {}
         self._shims: set[int] = set()
+        self._ends: dict[tuple[int, int], int] = {}
+        """(pid, start time) → wait status of the last that were reaped."""
         self._kept: dict[str, dict[str, int]] = {}
         self._zygote = start_zygote()
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
@@ -118,6 +121,8 @@ class Nursery:
             return self._forget(request.forget)
         if request.survey is not None:
             return self._survey()
+        if request.ended is not None:
+            return self._tell_end(request.ended)
         raise InputError("an empty request")
 
     # Forking.
@@ -159,13 +164,12 @@ class Nursery:
     def _reap(self) -> None:
         """Shims, and inits whose shim died (rule 4)."""
         signals.drain(self._arrivals)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        while (pid := _next_ended()) is not None:
+            started = pidfd.start_time(pid)  # a zombie still has it
+            _, status = os.waitpid(pid, 0)
+            self._ends[pid, started] = status
+            if len(self._ends) > ENDS_KEPT:
+                del self._ends[next(iter(self._ends))]
             if pid in self._shims:
                 self._shims.discard(pid)
                 notice = Packet(notice=Notice(pid=pid, wait_status=status))
@@ -202,9 +206,26 @@ class Nursery:
             self._kept.pop(request.id, None)
         return Answer(Reply(code=Code.OK))
 
+    def _tell_end(self, request: Ended) -> Answer:
+        """Who asks has seen it end, so if it was a child of ours it can be reaped by now."""
+        self._reap()
+        status = self._ends.get((request.pid, request.start_time))
+        if status is None:
+            return Answer(Reply(code=Code.NOT_FOUND, pid=request.pid, message="it was not ours to reap"))
+        return Answer(Reply(code=Code.OK, pid=request.pid, wait_status=status))
+
     def _survey(self) -> Answer:
         held = [Held(id=container_id, names=list(names)) for container_id, names in self._kept.items()]
         return Answer(Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()))
+
+
+def _next_ended() -> int | None:
+    """A child that has ended and was not reaped; None when there is none."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def start_zygote() -> socket.socket:

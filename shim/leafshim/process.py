@@ -62,6 +62,8 @@ class Process:
         self.wait_status: int | None = None
         self.exit: Exit | None = None
         self.told = False
+        self.adopted = False
+        """Its shim died: it is not our parent's child, so its end is seen on its pidfd."""
         self._loop = loop
         self.pidfd = -1
         self._child: Child | None = None
@@ -94,7 +96,7 @@ class Process:
         if self.stage not in (LAUNCHING, CREATED) or self._child is None:
             raise StateError(f"process {self.exec_id or 'init'} is {self.stage}, not {CREATED}")
         self.stage = RELEASING
-        self.started_at = time.time_ns()
+        self.started_at = self.started_at or time.time_ns()
         self._done, self._failed = done, failed
         self._child.release()
 
@@ -147,8 +149,9 @@ class Process:
         if number:
             self.requested_signal = number
 
-    def reaped(self, wait_status: int) -> None:
-        """The kernel handed us its status. What its channel still holds comes first: the reason of a failed launch."""
+    def reaped(self, wait_status: int | None) -> None:
+        """It has ended, with this status; None: nobody knows. What its channel still holds comes first: the reason of a
+        failed launch."""
         while self._child is not None and self._advance():
             pass
         self.wait_status = wait_status

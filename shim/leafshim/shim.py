@@ -17,6 +17,7 @@ from typing import NoReturn
 from leafshim import loop as loops
 from leafshim import sleeper, snapshot
 from leafshim.bundle import Bundle
+from leafshim.checkpoint import Checkpoint
 from leafshim.container import Container
 from leafshim.errors import KernelError
 from leafshim.keeper import Keeper
@@ -51,7 +52,8 @@ class Shim:
 
         All three are descriptors; `arrivals` is a signalfd of `SIGNALS`. The one packet that comes on `orders` is the
         container's id, NUL and its directory, with the listening socket attached, and a connection on which its maker
-        calls; an end of file instead ends the shim.
+        calls; an end of file instead ends the shim. For a container whose shim died, the names of what the nursery kept
+        follow, each after a NUL, and those descriptors.
         """
         os.setsid()
         _set_name(b"leafd-shim")
@@ -80,9 +82,9 @@ class Shim:
             _set_name(b"leafd-worker")
             shim = os.getppid()
             identity = shim, pidfd.start_time(shim)
-            caller = -1
+            caller, taken_over = -1, dict[str, int]()
             if not rest.identity:
-                caller = self._await_order(rest, socket.socket(fileno=orders))
+                caller, taken_over = self._await_order(rest, socket.socket(fileno=orders))
                 self._assignment = rest.identity, rest.listener
             container_id, _, directory = rest.identity.decode().partition("\0")
             self.container.begin(container_id, Bundle(directory), rest.listener, identity, self._boot_id)
@@ -92,9 +94,15 @@ class Shim:
                 server.serve(socket.socket(fileno=caller))
             line.setblocking(False)
             self.loop.add(line.fileno(), loops.READ, lambda _mask: self._hear(line))
+            self.container.pack = lambda: snapshot.content_of(self.container)
             if rest.snapshot:
-                snapshot.restore(self.container, self.loop, rest.snapshot, rest.descriptors)
+                named = dict(zip(snapshot.names(rest.snapshot), rest.descriptors, strict=True))
+                snapshot.restore(self.container, self.loop, rest.snapshot, named)
             self.container.on_change = lambda: self._hand_over(line, sleeper.GOING_ON)
+            if taken_over:
+                noted = Checkpoint.read(self.container.bundle.checkpoint)
+                snapshot.restore(self.container, self.loop, noted.snapshot, taken_over)
+                self.container.adopt()
             for pid, wait_status in rest.reaped:
                 self._reaped(pid, wait_status)
             if not rest.snapshot:
@@ -109,16 +117,19 @@ class Shim:
         finally:
             os._exit(status)
 
-    def _await_order(self, rest: Sleeper, orders: socket.socket) -> int:
-        """Learn whose shim we are; the connection of who gave the order, -1 if none came with it."""
+    def _await_order(self, rest: Sleeper, orders: socket.socket) -> tuple[int, dict[str, int]]:
+        """Learn whose shim we are: the connection of who gave the order, -1 if none came with it, and what we take over
+        from a shim that died."""
         rehearse()
         own_heap()
-        rest.identity, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX, 2)
-        if not rest.identity:
+        order, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX)
+        if not order:
             os._exit(0)
         orders.close()
-        rest.listener, caller = (*descriptors, -1)[:2]
-        return caller
+        container_id, directory, *names = order.split(b"\0")
+        rest.identity = container_id + b"\0" + directory
+        rest.listener, caller, *inherited = (*descriptors, -1)[: max(2, len(descriptors))]
+        return caller, dict(zip(map(os.fsdecode, names), inherited, strict=True))
 
     def _rest_when_idle(self, server: Server) -> None:
         """Before each wait from now on: is there anything to wait for that the sleeper cannot wait for as well?"""

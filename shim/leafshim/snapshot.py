@@ -31,6 +31,7 @@ class _Process(TypedDict):
     started_at: int
     requested_signal: int
     exit: bytes | None
+    adopted: bool
     targets: list[str]
     terminal: bool
 
@@ -77,14 +78,26 @@ def take(container: Container) -> tuple[bytes, list[int], bytes]:
         "init": _pack(init),
         "execs": [_pack(added) for added in container.execs.values() if added.told],
     }
-    masks = bytes(select.POLLIN if name in OUTPUT else 0 for name in named)
+    waking = {*OUTPUT, "init"} if init.adopted else {*OUTPUT}
+    masks = bytes(select.POLLIN if name in waking else 0 for name in named)
     return cast("bytes", msgpack.packb(content)), list(named.values()), masks
 
 
-def restore(container: Container, loop: Loop, snapshot: bytes, descriptors: list[int]) -> None:
-    """Make an empty container the one of the snapshot. It owns the descriptors from here on."""
+def content_of(container: Container) -> bytes:
+    """The snapshot alone, for the checkpoint; empty while there is nothing that another shim could take over."""
+    if container.init is None or container.cgroup is None:
+        return b""
+    return take(container)[0]
+
+
+def names(snapshot: bytes) -> list[str]:
+    """What its descriptors are called, in their order."""
+    return cast("_Container", msgpack.unpackb(snapshot))["names"]
+
+
+def restore(container: Container, loop: Loop, snapshot: bytes, named: dict[str, int]) -> None:
+    """Make an empty container the one of the snapshot. It owns the descriptors, by their names, from here on."""
     content = cast("_Container", msgpack.unpackb(snapshot))
-    named = dict(zip(content["names"], descriptors, strict=True))
     container.configure(CreateOptions.decode(content["options"]))
     container.state = content["state"]
     container.created_at = content["created_at"]
@@ -95,7 +108,7 @@ def restore(container: Container, loop: Loop, snapshot: bytes, descriptors: list
     container.deleted = content["deleted"]
     init = _unpack(content["init"], container, loop)
     init.pidfd = named.pop("init", -1)
-    container.adopt_init(init)
+    container.restore_init(init)
     container.execs = {packed["exec_id"]: _unpack(packed, container, loop) for packed in content["execs"]}
     if not init.told:
         init.streams.resume(named)
@@ -117,6 +130,7 @@ def _pack(process: Process) -> _Process:
         "started_at": process.started_at,
         "requested_signal": process.requested_signal,
         "exit": process.exit.encode() if process.exit is not None else None,
+        "adopted": process.adopted,
         "targets": list(process.streams.targets),
         "terminal": process.streams.terminal,
     }
@@ -127,6 +141,7 @@ def _unpack(packed: _Process, container: Container, loop: Loop) -> Process:
     process = Process(loop, packed["exec_id"], Streams(loop, stdin, stdout, stderr, packed["terminal"], container.log))
     process.args, process.leaf = tuple(packed["args"]), packed["leaf"]
     process.stage, process.pid, process.start_time = packed["stage"], packed["pid"], packed["start_time"]
+    process.adopted = packed["adopted"]
     process.started_at, process.requested_signal = packed["started_at"], packed["requested_signal"]
     if packed["exit"] is not None:
         process.exit = Exit.decode(packed["exit"])

@@ -19,8 +19,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import time_ns
+from types import MappingProxyType
 from typing import NamedTuple
 
 from leafd.config import Config
@@ -129,7 +130,8 @@ async def _order_shim(launch: Launch, document: bytes) -> None:
     ours, theirs = socket.socketpair()
     with theirs, fdpass.listen(bundle.socket) as listener:
         try:
-            record.shim_pid, record.shim_start_time = await _give_order(launch, [listener.fileno(), theirs.fileno()])
+            given = [listener.fileno(), theirs.fileno()]
+            record.shim_pid, record.shim_start_time = await give_order(record, environment, given)
         except BaseException:
             ours.close()
             raise
@@ -137,12 +139,15 @@ async def _order_shim(launch: Launch, document: bytes) -> None:
     await launch.shim.use(ours)
 
 
-async def _give_order(launch: Launch, descriptors: list[int]) -> tuple[int, int]:
-    """(pid, start time) of the shim that took it. A spare that died meanwhile is replaced, once."""
+async def give_order(
+    record: Record, environment: Environment, descriptors: list[int], kept: Mapping[str, int] = MappingProxyType({})
+) -> tuple[int, int]:
+    """(pid, start time) of the shim that took the container over; see `Spawned.order`. A spare that died meanwhile is
+    replaced, once. Raises what a Spawn raises, KernelError."""
     for last_try in (False, True):
-        spare = await launch.environment.spares.take()
+        spare = await environment.spares.take()
         try:
-            spare.order(launch.record.id, launch.bundle.path, descriptors)
+            spare.order(record.id, environment.store.bundle(record.id).path, descriptors, kept)
             return spare.pid, spare.start_time
         except KernelError:
             if last_try:

@@ -16,6 +16,7 @@ from time import time_ns
 from typing import Protocol
 
 from leafd import recovery, restarts
+from leafd.adoption import adopt
 from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.recovery import Action, Shim
@@ -264,8 +265,7 @@ class Life:
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
                     await _quietly(entry.id, self.shim.start())
             case Action.ADOPT:
-                self.problem = "its shim died; it is watched without one"
-                self.unattended = await self._take_over()
+                await self._adopt()
             case Action.RECORD_EXIT:
                 if not sight.facts.same_boot:  # no pid of an earlier boot means anything
                     entry.shim_pid = entry.pid = 0
@@ -310,6 +310,19 @@ class Life:
         )
         self.record.sequence = max(self.record.sequence, sequence)
         await self._finish(end)
+
+    async def _adopt(self) -> None:
+        """Have another shim; where none can be had, watch it without one."""
+        try:
+            self.shim, self._behind = await adopt(self.record, self.environment, self._init), True
+        except LeafError as error:
+            self.problem = f"its shim died, and no other can be had: {error}"
+            log.warning("%s: %s", self.record.id, self.problem)
+            self.unattended = await self._take_over()
+        else:
+            self.problem = ""
+            self.environment.journal.append("adopted", self.record.id, pid=self.record.shim_pid)
+            self.environment.spares.prepare()
 
     async def _take_over(self) -> Unattended:
         init, self._init = self._init, -1

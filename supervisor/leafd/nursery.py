@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from leafshim.api.nursery import Forget, Keep, Notice, Packet, Reply, Request, Spawn, Survey, Take
@@ -38,10 +38,12 @@ class Spawned(NamedTuple):
     pidfd: int
     line: socket.socket
 
-    def order(self, container_id: str, bundle: str, descriptors: list[int]) -> None:
+    def order(self, container_id: str, bundle: str, descriptors: list[int], kept: Mapping[str, int]) -> None:
         """Make it the shim of a container whose directory is `bundle`; `descriptors`: its listening socket, and
-        a connection to serve. Raises KernelError when it is gone."""
-        fdpass.send(self.line, f"{container_id}\0{bundle}".encode(), descriptors)
+        a connection to serve; `kept`: what the nursery kept, where it takes a container over. Raises KernelError when
+        it is gone."""
+        packet = "\0".join((container_id, bundle, *kept))
+        fdpass.send(self.line, packet.encode(), [*descriptors, *kept.values()])
 
     def close(self) -> None:
         """Let go of it. One that has had no order ends."""

@@ -130,6 +130,7 @@ class Sight(NamedTuple):
 
 async def look(entry: Record, environment: Environment, deadline: float) -> Sight:
     """The facts of one container. Takes `deadline` seconds at most. The client belongs to the caller."""
+    _find_successor(entry, environment)
     facts = Facts(entry.state, Shim.GONE, start=entry.start, same_boot=entry.boot_id == environment.boot_id)
     if not facts.same_boot:
         return Sight(facts)
@@ -174,6 +175,17 @@ def _asleep(entry: Record, environment: Environment, facts: Facts, client: ShimC
     behind = known.get("sequence") != environment.journal.told(entry.id)
     facts = facts._replace(shim=Shim.ANSWERS, init=state.RUNNING)
     return Sight(facts, client, behind=behind)
+
+
+def _find_successor(entry: Record, environment: Environment) -> None:
+    """The shim that took over, where a supervisor was killed before it could note that: the checkpoint is its own."""
+    known = _checkpoint(entry, environment)
+    pid, start_time = known.get("shim_pid"), known.get("shim_start_time")
+    if known.get("boot_id") != environment.boot_id or not isinstance(pid, int) or not isinstance(start_time, int):
+        return
+    former_is_gone = entry.shim_pid != 0 and is_gone(entry.shim_pid, entry.shim_start_time)
+    if former_is_gone and pid != entry.shim_pid and not is_gone(pid, start_time):
+        entry.shim_pid, entry.shim_start_time = pid, start_time
 
 
 def _catch_up(entry: Record, environment: Environment) -> None:

@@ -39,12 +39,20 @@ class Survey(_Message):
     pass
 
 
+class Ended(_Message):
+    """How a process ended that the nursery has reaped: an init whose shim died."""
+
+    pid: int = pb.uint32(1)
+    start_time: int = pb.uint64(2)  # clock ticks after boot
+
+
 class Request(_Message):
     spawn: Spawn | None = pb.message(Spawn, 1)
     keep: Keep | None = pb.message(Keep, 2)  # descriptors attached
     take: Take | None = pb.message(Take, 3)
     forget: Forget | None = pb.message(Forget, 4)
     survey: Survey | None = pb.message(Survey, 5)
+    ended: Ended | None = pb.message(Ended, 6)
 
 
 class Held(_Message):
@@ -61,6 +69,7 @@ class Reply(_Message):
     held: list[Held] = pb.repeated(pb.message(Held, 6))  # Survey
     version: str = pb.string(7)  # Survey: of leafshim
     nursery_pid: int = pb.uint32(8)  # Survey
+    wait_status: int = pb.int32(9)  # Ended, of the process `pid`; wait(2)
 
 
 class Notice(_Message):

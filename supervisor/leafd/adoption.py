@@ -1,0 +1,74 @@
+"""Another shim for a container whose shim died.
+
+Rules:
+1. Only when it is proven that the former shim is no more (`recovery.py`): two shims never own one container.
+2. The new shim knows what the former one's checkpoint says, and has the descriptors that the nursery kept: the
+   terminal, the ends of the pipes, the listening socket with the clients that wait on it, the pidfd of init. Where the
+   nursery is gone too, init's pidfd is ours, or is proven by init's start time, and what was in the pipes is lost.
+3. It is in charge when its own checkpoint says so. Until then the container is as before, and an attempt that failed
+   may be repeated.
+"""
+
+import os
+import socket
+
+from leafd import recovery
+from leafd.launch import Environment, give_order
+from leafd.shims import ShimClient
+from leafd.store import Record
+from leafshim.errors import LeafError, Unavailable
+from leafshim.kernel import fdpass
+
+_LISTENER, _INIT = "listener", "init"
+
+
+async def adopt(entry: Record, environment: Environment, init: int) -> ShimClient:
+    """A shim that is in charge of the container `entry`, connected. `init`: a pidfd that we hold, which stays ours; -1.
+
+    Raises Unavailable where init cannot be proven any more, and what a launch of a shim raises.
+    """
+    kept = await _kept(entry, environment, init)
+    try:
+        listener = kept.pop(_LISTENER, -1)
+        if listener < 0:
+            listener = fdpass.listen(environment.store.bundle(entry.id).socket).detach()
+        try:
+            return await _give_over(entry, environment, listener, kept)
+        finally:
+            os.close(listener)
+    finally:
+        for fd in kept.values():
+            os.close(fd)
+
+
+async def _kept(entry: Record, environment: Environment, init: int) -> dict[str, int]:
+    """What the new shim needs, by name: ours to close."""
+    try:
+        kept = await environment.nursery.take(entry.id)
+    except LeafError:
+        kept = {}
+    if _INIT not in kept:
+        fd = os.dup(init) if init >= 0 else recovery.open_init(entry, environment)
+        if fd < 0:
+            for other in kept.values():
+                os.close(other)
+            raise Unavailable(f"{entry.id}: nobody can prove which process its init is")
+        kept[_INIT] = fd
+    return kept
+
+
+async def _give_over(entry: Record, environment: Environment, listener: int, kept: dict[str, int]) -> ShimClient:
+    ours, theirs = socket.socketpair()
+    client = ShimClient(entry.id, environment.store.bundle(entry.id).socket, environment.config)
+    await client.use(ours)
+    try:
+        with theirs:
+            pid, start_time = await give_order(entry, environment, [listener, theirs.fileno()], kept)
+        await client.info()  # it answers when it is in charge
+    except BaseException:
+        client.close()
+        raise
+    entry.shim_pid, entry.shim_start_time = pid, start_time
+    environment.store.write(entry)
+    await environment.nursery.keep(entry.id, {_LISTENER: listener, **kept})
+    return client
