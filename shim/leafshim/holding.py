@@ -158,4 +158,5 @@ class Holding:
             started_at=init.started_at if init is not None else 0,
             exit_path=self.options.exit_path or self.bundle.exit,
             sequence=self.events.last,
+            shared_cgroup=self.options.shared_cgroup,
         )
