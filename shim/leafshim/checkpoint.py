@@ -28,6 +28,8 @@ class Checkpoint(NamedTuple):
     sequence: int
     snapshot: bytes = b""
     """All that the next shim needs beside the descriptors that the nursery keeps (snapshot.py)."""
+    shared_cgroup: str = ""
+    """As in CreateOptions."""
 
     def write(self, path: str) -> None:
         """Put it at `path`, whole or not at all. Raises KernelError."""
@@ -38,6 +40,8 @@ class Checkpoint(NamedTuple):
         """The checkpoint at `path`. Raises NotFound, DamagedRecord, KernelError."""
         value = record.read(path, KIND)
         for name, kind in cls.__annotations__.items():
+            if name in cls._field_defaults:  # which came later
+                value.setdefault(name, cls._field_defaults[name])
             if type(value.get(name)) is not kind:
                 raise DamagedRecord(path, f"field {name}: {value.get(name)!r} is no {kind.__name__}")
         return cls(**{name: cast("str | int", value[name]) for name in cls._fields})  # type: ignore[arg-type]

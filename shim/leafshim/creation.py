@@ -55,7 +55,7 @@ class Creation(Ending):
             failed(error)
 
         try:
-            order = order_init(self.bundle, self.description.read(self.bundle.config), request)
+            order = order_init(self.bundle, self.description.read(self.bundle.config), request, options)
             self._checkpoint()._replace(cgroup=order.cgroup.path).write(self.bundle.checkpoint)
             order.make()
             init.launch(order.init, ready, undo)

@@ -106,9 +106,9 @@ class Holding:
         return sorted(pid for cgroup in (leaf, *leaf.descendants()) for pid in cgroup.processes())
 
     def isolator(self) -> Isolator:
-        """For its limits and figures. Raises NotFound without a container."""
+        """For its limits and figures, which may be those of the container around it. Raises NotFound without one."""
         self._init()
-        return Isolator(find_mount(), Cgroup(os.path.dirname(self._leaf().path)))
+        return Isolator(find_mount(), Cgroup(self.options.shared_cgroup or os.path.dirname(self._leaf().path)))
 
     def _init(self) -> Process:
         if self.init is None or self.deleted:
@@ -164,4 +164,5 @@ class Holding:
             exit_path=self.options.exit_path or self.bundle.exit,
             sequence=self.events.last,
             snapshot=self.pack(),
+            shared_cgroup=self.options.shared_cgroup,
         )

@@ -7,11 +7,14 @@
 Rules:
 1. What can be refused is refused before anything was made.
 2. Whoever calls `make` has the cgroup in the checkpoint.
+3. A container that shares the cgroups of the one it is nested in has cgroups of its own too, so that its processes can
+   be told apart and killed; but no controller is asked for anything in them.
 """
 
 import os
 from typing import NamedTuple
 
+from leafshim.api.shim import CreateOptions
 from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
 from leafshim.cgroup import delegation, devices
@@ -19,7 +22,7 @@ from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import Isolator, Settings
 from leafshim.errors import AlreadyExists, InputError
 from leafshim.launch.plan import Plan, plan_exec, plan_init
-from leafshim.spec import DeviceRule, Spec, load_process
+from leafshim.spec import DeviceRule, Resources, Spec, load_process
 
 
 class Order(NamedTuple):
@@ -31,11 +34,12 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in. `owner`: the user that the leaf is handed over to, or None."""
+    """Init, and the cgroups that it is to live in. `isolator` None: no controller has to do with them. `owner`: the
+    user that the leaf is handed over to, or None."""
 
     init: Order
     cgroup: Cgroup
-    isolator: Isolator
+    isolator: Isolator | None
     limits: Settings
     rules: tuple[DeviceRule, ...]
     owner: int | None
@@ -44,7 +48,8 @@ class InitOrder(NamedTuple):
         """Make the cgroups. Raises AlreadyExists, InputError, StateError, Unsupported, KernelError."""
         self.cgroup.create()
         self.cgroup.child("leaf").create()
-        self.isolator.prepare(self.limits)
+        if self.isolator is not None:
+            self.isolator.prepare(self.limits)
         if self.owner is not None:
             delegation.delegate(self.cgroup.child("leaf"), self.owner)
 
@@ -53,7 +58,7 @@ class InitOrder(NamedTuple):
         devices.prepare(self.cgroup, self.rules)
 
 
-def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest) -> InitOrder:
+def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest, options: CreateOptions) -> InitOrder:
     """Init, as config.json has it. Raises InputError, Unsupported, AlreadyExists where somebody has a cgroup of that
     name, KernelError.
     """
@@ -61,15 +66,19 @@ def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest) -> InitOr
         raise InputError("process.terminal: differs from the request's")
     if not spec.linux.cgroups_path:
         raise InputError("linux.cgroupsPath: missing")
-    plan = plan_init(spec, request.rootfs, bundle.rootfs)
+    plan = plan_init(spec, request.rootfs, bundle.rootfs, parent_started=options.parent_start_time)
+    resources = spec.linux.resources
+    if options.shared_cgroup and resources != Resources(()):
+        raise InputError(f"linux.resources: its cgroup is that of {options.shared_cgroup}")
     mount = find_mount()
     cgroup = Cgroup(os.path.join(mount, spec.linux.cgroups_path.lstrip("/")))
     isolator = Isolator(mount, cgroup)
-    limits = isolator.plan(spec.linux.resources.limits)
+    limits = isolator.plan(resources.limits)
     if cgroup.exists():  # it must not fall to our undoing
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
     order = Order(plan, cgroup.child("leaf").path, spec.process.args)
-    return InitOrder(order, cgroup, isolator, limits, spec.linux.resources.devices, delegation.owner(spec))
+    own = None if options.shared_cgroup else isolator
+    return InitOrder(order, cgroup, own, limits, resources.devices, delegation.owner(spec))
 
 
 def order_exec(spec: Spec, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:

@@ -112,6 +112,7 @@ class Process:
         if isinstance(outcome, Ready):
             if self.stage == LAUNCHING:
                 self.stage = CREATED
+                self._failed = None  # it is made: should it end now, that is an end, and no failure of its launch
             self.streams.start(outcome.console)
             if self._ready is not None:
                 self._ready()

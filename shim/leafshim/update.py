@@ -40,6 +40,8 @@ def begin(loop: Loop, container: Container, request: UpdateTaskRequest, done: Do
     container.process("")
     if container.state not in (ISOLATING, RUNNING):
         raise StateError(f"container {container.id} is {container.state}")
+    if shared := container.options.shared_cgroup:
+        raise StateError(f"container {container.id} has no limits of its own: they are those of {shared}")
     if resources is None or resources.type_url != URL:
         raise InputError(f"resources: must be {URL}")
     shrink = request.annotations.get(SHRINK, "refuse")

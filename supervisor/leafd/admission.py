@@ -13,6 +13,7 @@ from time import time_ns
 
 from leafd.config import Config
 from leafd.launch import Environment
+from leafd.nesting import Parent, nest
 from leafd.restarts import check_policy
 from leafd.store import Record
 from leafshim import spec
@@ -24,19 +25,25 @@ _STOP_SIGNAL = "org.opencontainers.image.stopSignal"
 """The OCI image specification's name for it, in the annotations (conversion.md, Config.StopSignal)."""
 
 
-def admit(request: CreateRequest, environment: Environment) -> tuple[Record, bytes]:
-    """The record of the new container and its config.json. Raises InputError."""
+def admit(request: CreateRequest, environment: Environment, parent: Parent | None = None) -> tuple[Record, bytes]:
+    """The record of the new container, which is to be nested in `parent`, and its config.json.
+
+    Raises InputError; StateError for what does not fit the family as it is now.
+    """
     container_id = check_id(request.id)
-    checked = spec.load(request.spec)
+    nested = nest(request, parent)
+    checked = spec.load(nested.spec)
     cgroup = environment.layout.container(container_id)
-    document = json.loads(request.spec)
+    if parent is not None:  # which may be there since before the layout was another
+        cgroup = environment.layout.below(parent.record.cgroup, container_id)
+    document = json.loads(nested.spec)
     document.setdefault("linux", {})["cgroupsPath"] = cgroup.removeprefix(environment.layout.mount)
-    on_host = not request.rootfs and checked.root is None
+    on_host = not request.rootfs and checked.root is None and not checked.linux.namespaces["mount"]
     if request.rootfs:
         document["root"] = {**(document.get("root") or {}), "path": _directory("rootfs", request.rootfs)}
     elif checked.root is not None:
         _directory("root.path", checked.root.path)
-    else:
+    elif on_host:
         document["mounts"] = [*(document.get("mounts") or []), *_masks(checked.mounts, environment.config)]
     record = Record(
         id=container_id,
@@ -55,6 +62,9 @@ def admit(request: CreateRequest, environment: Environment) -> tuple[Record, byt
         stop_signal=_signal(checked.annotations.get(_STOP_SIGNAL, "SIGTERM")),
         # Its shim counts on where the journal's memory of an earlier container of that name ends, if it has any.
         sequence=environment.journal.told(container_id),
+        container_class=nested.container_class,
+        shared_cgroup=nested.shared_cgroup,
+        parent_start_time=nested.parent_start_time,
     )
     return record, json.dumps(document).encode()
 

@@ -45,6 +45,9 @@ class CreateOptions(TypedDict, total=False):
     timeout: int
     overlay_size: int
     rootfs: str
+    share_cgroups: bool
+    container_class: str
+    share: list[str]
 
 
 class Client:

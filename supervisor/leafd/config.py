@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from leafd.restarts import BackOff
 from leafshim.errors import InputError
 
+RECONNECT, CLEANUP = RECOVER = ("reconnect", "cleanup")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -31,6 +33,10 @@ class Config:
     """Name of the cgroup between a container and those nested in it."""
     verbose: bool = False
     """Log what is done, not only what goes wrong."""
+
+    recover: str = "reconnect"
+    """What to do with the containers of an earlier leafd: `reconnect` finds them again, `cleanup` ends all of them, and
+    then leafd ends too."""
 
     call_deadline: float = 5.0
     """For one call to a shim or to the nursery."""
@@ -105,6 +111,11 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
     parser.add_argument("--socket", metavar="PATH", help="where clients connect (default ROOT/leafd.sock)")
     parser.add_argument("--cgroups-root", metavar="NAME", help=f"below the mount (default {Config.cgroups_root})")
     parser.add_argument("--config", metavar="FILE", help="TOML file with any setting")
+    parser.add_argument(
+        "--recover",
+        choices=RECOVER,
+        help=f"find containers again, or end them all and exit (default {Config.recover})",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", default=None, help="log what is done")
     flags = vars(parser.parse_args(arguments))
     config = Config()
@@ -114,6 +125,8 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
     for key in ("root", "state", "cgroups_root", "separator"):
         if not getattr(config, key):
             raise InputError(f"{key}: must not be empty")
+    if config.recover not in RECOVER:
+        raise InputError(f"recover: {config.recover!r}: must be one of {', '.join(RECOVER)}")
     return replace(
         config,
         root=os.path.realpath(config.root),

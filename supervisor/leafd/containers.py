@@ -9,11 +9,13 @@ Rules:
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.life import Life
+from leafd.nesting import Parent
 from leafd.recovery import Action
 from leafd.removal import emptied
 from leafd.shims import SIGKILL, ShimClient, is_stopped, kill_proven
@@ -21,6 +23,7 @@ from leafd.store import Record
 from leafd.unattended import Unattended
 from leafshim.api import containers as api
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.layout import LEAF, check_id
 from leafshim.cgroup.removal import name_holders
 from leafshim.errors import (
     AlreadyExists,
@@ -47,6 +50,8 @@ class Container:
         self.environment = life.environment
         self._launching = asyncio.Lock()
         """Held during a launch, which an end has to wait for."""
+        self._to_signal = 0
+        """What asks it to end, as soon as those nested in it have."""
 
     @property
     def record(self) -> Record:
@@ -97,16 +102,26 @@ class Container:
         self.life.paused = False
 
     async def stop(self, grace: float) -> None:
-        """End it for good: its stop signal, `grace` seconds, SIGKILL; returns when it is STOPPED.
+        """End it for good, first those nested in it: its stop signal, `grace` seconds, SIGKILL; returns when it is
+        STOPPED.
 
-        Raises DeadlineExceeded that names what does not die.
+        Raises DeadlineExceeded that names what does not die; StateError for nested ones that do not end, and then it is
+        not signalled. May be repeated.
         """
-        life, entry, config = self.life, self.record, self.environment.config
+        life, entry = self.life, self.record
         if life.settled.is_set():
             return
         if not entry.stopping:
             async with self._launching:
-                await self._ask_to_end()
+                if not life.settled.is_set():
+                    await life.looked.wait()
+                self._begin_to_end()
+        await life.family.end_nested(entry.id, grace)
+        await self._ask_to_end()
+        await self._wait_or_kill(grace)
+
+    async def _wait_or_kill(self, grace: float) -> None:
+        life, config = self.life, self.environment.config
         if await life.settles(grace):
             return
         await self._signal(SIGKILL, all_processes=True)
@@ -158,7 +173,7 @@ class Container:
             pid=entry.pid,
             shim_pid=entry.shim_pid,
             cgroup=entry.cgroup,
-            leaf=self.environment.layout.leaf(entry.id),
+            leaf=f"{entry.cgroup}/{LEAF}",
             created_at=entry.created_at,
             started_at=entry.started_at,
             finished_at=end.finished_at if end else 0,
@@ -172,21 +187,28 @@ class Container:
             args=entry.args,
             restart=entry.restart,
             problem=life.problem,
+            parent=entry.id.rpartition("/")[0],
+            shared_cgroup=entry.shared_cgroup,
+            container_class=entry.container_class,
         )
 
-    async def _ask_to_end(self) -> None:
-        """End the restart policy, for a next supervisor too, and send the stop signal."""
+    def _begin_to_end(self) -> None:
+        """End the restart policy, for a next supervisor too, and let nobody be nested in it any more."""
         entry = self.record
         if self.life.settled.is_set():  # its launch failed
             return
         entry.stopping = True
-        present = entry.state
-        if present in (ISOLATING, RUNNING):
-            entry.state = move(present, DESTROYING)
+        if entry.state in (ISOLATING, RUNNING):
+            self._to_signal = SIGKILL if entry.state == ISOLATING else entry.stop_signal
+            entry.state = move(entry.state, DESTROYING)
         self.environment.store.write(entry)
         self.life.stopping.set()
-        if present in (ISOLATING, RUNNING):
-            await self._signal(SIGKILL if present == ISOLATING else entry.stop_signal)
+
+    async def _ask_to_end(self) -> None:
+        """Send the stop signal, once."""
+        signal, self._to_signal = self._to_signal, 0
+        if signal:
+            await self._signal(signal)
             if self.life.paused:  # the signal waits for it already: it is the first thing that it gets to see
                 await self._thaw()
 
@@ -248,13 +270,30 @@ class Table:
             raise NotFound(f"{container_id}: no such container") from None
 
     def add(self, entry: Record) -> Container:
-        """A new container in the table. Raises AlreadyExists; StateError when what it is nested in does not live."""
+        """A new container in the table. Raises AlreadyExists."""
         if entry.id in self._containers or entry.id in self.reaping:
             raise AlreadyExists(f"{entry.id}: a container of that name exists")
-        parent = entry.id.rpartition("/")[0]
-        if parent and self.find(parent).record.state not in (ISOLATING, RUNNING):
-            raise StateError(f"{entry.id}: {parent} is {self.find(parent).record.state}")
         return self.put(entry)
+
+    def parent(self, container_id: str) -> Parent | None:
+        """What a new container of that id is to be nested in, None for a top-level one.
+
+        Raises InputError for what is no id, NotFound, and StateError for a parent that does not live.
+        """
+        above = check_id(container_id).rpartition("/")[0]
+        if not above:
+            return None
+        around = self.find(above)
+        if around.record.state not in (ISOLATING, RUNNING) or not around.record.pid:
+            raise StateError(f"{container_id}: {above} is {around.record.state}")
+        if around.life.paused:
+            raise StateError(f"{container_id}: {above} is paused")
+        beside = [
+            each.record
+            for each in self.nested(above)
+            if each.record.id.rpartition("/")[0] == above and not each.life.settled.is_set()
+        ]
+        return Parent(around.record, self.environment.store.bundle(above), beside)
 
     def put(self, entry: Record) -> Container:
         """A container that was found: no questions asked."""
@@ -265,15 +304,24 @@ class Table:
     def nested(self, container_id: str) -> Sequence[Container]:
         """Those below one, the deepest first."""
         below = [each for other, each in self._containers.items() if other.startswith(f"{container_id}/")]
-        return sorted(below, key=lambda each: -each.record.id.count("/"))
+        return sorted(below, key=_by_depth)
 
-    async def end_nested(self, container_id: str) -> None:
-        """End all that are nested in it; what one of them does not survive is logged, and stops no other."""
-        for each in self.nested(container_id):
-            try:
-                await each.stop(0)
-            except LeafError as error:
-                log.warning("%s", error)
+    async def end_nested(self, container_id: str, grace: float = 0.0) -> None:
+        """End all that are nested in it. Raises StateError that says why of each that does not end; all others have
+        ended nevertheless."""
+        if failures := await self.end_all(self.nested(container_id), grace):
+            raise StateError(f"{container_id}: what is nested in it does not end: {'; '.join(failures)}")
+
+    async def end_all(self, containers: Iterable[Container], grace: float = 0.0) -> list[str]:
+        """End these, the deepest first, those of one depth side by side; what does not end, in words."""
+        failures: list[str] = []
+        for _, level in groupby(sorted(containers, key=_by_depth), key=_by_depth):
+            for outcome in await asyncio.gather(*(each.stop(grace) for each in level), return_exceptions=True):
+                if isinstance(outcome, LeafError):
+                    failures.append(str(outcome))
+                elif outcome is not None:
+                    raise outcome
+        return failures
 
     async def remove(self, container: Container, *, force: bool) -> None:
         """Forget a container and all that are nested in it. Raises StateError for one that lives, without `force`."""
@@ -284,8 +332,7 @@ class Table:
                 raise StateError(f"{entry.id}: {entry.state}{why}: stop it first, or use force")
             entry.remove = True  # checkpointed with the stop: a next supervisor goes on with the removal
             await container.stop(0)
-        for each in self.nested(entry.id):
-            await each.stop(0)
+        await self.end_nested(entry.id)
         self.forget(entry.id)
 
     def forget(self, container_id: str) -> None:
@@ -312,3 +359,8 @@ class Table:
         except OSError as error:
             raise KernelError.of(error, "remove exit record") from error
         environment.store.discard(container_id)
+
+
+def _by_depth(container: Container) -> int:
+    """The deepest first."""
+    return -container.record.id.count("/")

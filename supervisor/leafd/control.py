@@ -72,7 +72,7 @@ class Control:
 
     async def create(self, request: api.CreateRequest, call: "Call") -> api.Container:
         """Make a container, and start it if that was asked for."""
-        entry, document = admit(request, self.environment)
+        entry, document = admit(request, self.environment, self.table.parent(request.id))
         container = self.table.add(entry)
         await container.launch(document)
         return container.describe()
@@ -95,7 +95,7 @@ class Control:
         container = self.table.find(request.id)
         container.probe()
         shown = container.describe()
-        shown.limits = in_force(container.record.cgroup, self.environment.store.bundle(request.id))
+        shown.limits = in_force(shown.shared_cgroup or shown.cgroup, self.environment.store.bundle(request.id))
         return shown
 
     async def wait(self, request: api.ContainerRequest, call: "Call") -> api.Container:

@@ -5,6 +5,7 @@ Rules:
    has looked at every container, or its budget is spent.
 2. SIGTERM and SIGINT end leafd and nothing else. There is nothing to flush: what matters is on disk already.
 3. Only root and the user that leafd runs as may connect.
+4. With `recover = "cleanup"` only shims are listened to: everything is ended, and leafd with it.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 
 from leafd.claim import Claim
-from leafd.config import Config, from_arguments
-from leafd.containers import Table
+from leafd.config import CLEANUP, Config, from_arguments
+from leafd.containers import Container, Table
 from leafd.control import Control, recovered
+from leafd.family import end_everything, end_left_behind
 from leafd.journal import Journal
 from leafd.launch import Environment
 from leafd.nursery import Nursery
@@ -25,6 +28,7 @@ from leafd.orphans import reap
 from leafd.recovery import rebuild
 from leafd.spares import Spares
 from leafd.store import Store
+from leafshim.api import containers as api
 from leafshim.api.nursery import Notice
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import DamagedRecord, LeafError, NotFound
@@ -70,28 +74,53 @@ async def serve(config: Config) -> None:
     nursery.on_notice = lambda notice: _shim_ended(table, notice)
     nursery.on_lost = lambda: tasks.add(asyncio.create_task(_keep_again(table)))
     nursery.connect()
-    await _recover(environment, table)
+    found = await _recover(environment, table)
+    control = Control(environment, table)
+    cleanup = config.recover == CLEANUP
     server = AsyncServer(
-        Control(environment, table).handlers(),
+        {api.NOTIFY: control.notify} if cleanup else control.handlers(),
         authorize=lambda _pid, uid, _gid: uid in (0, os.geteuid()),
         on_defect=lambda error: log.error("defect", exc_info=error),
     )
     await server.listen(listener)
-    spares.prepare()
-    gc.freeze()  # what is there now stays: no collection has to look at it again
-    background = asyncio.gather(asyncio.to_thread(_join, claim.layout.agent_leaf), reap(environment, table))
-    await stop.wait()
-    background.cancel()
-    for container in table.all():
-        container.life.leave()
-    os.unlink(config.listen)
-    await server.close()
-    spares.close()
-    nursery.close()
-    journal.close()
+    try:
+        if cleanup:
+            await _unless(stop, end_everything(environment, table))
+        else:
+            spares.prepare()
+            gc.freeze()  # what is there now stays: no collection has to look at it again
+            tidying = _tidy(environment, table, found)
+            background = asyncio.gather(asyncio.to_thread(_join, claim.layout.agent_leaf), tidying)
+            await stop.wait()
+            background.cancel()
+    finally:
+        for container in table.all():
+            container.life.leave()
+        os.unlink(config.listen)
+        await server.close()
+        spares.close()
+        nursery.close()
+        journal.close()
 
 
-async def _recover(environment: Environment, table: Table) -> None:
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do the work, to its end or until a signal. Raises what it raises."""
+    task, signalled = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if task.done():
+        task.result()
+    task.cancel()
+
+
+async def _tidy(environment: Environment, table: Table, found: list[Container]) -> None:
+    """End and remove what must not be there any more. A cgroup becomes an orphan when those nested in it are gone."""
+    _, ended = await asyncio.gather(reap(environment, table), end_left_behind(table, found))
+    if ended:
+        await reap(environment, table)
+
+
+async def _recover(environment: Environment, table: Table) -> list[Container]:
     """Find every container again, side by side, within the budget."""
     found = []
     for container_id in environment.store.ids():
@@ -105,6 +134,7 @@ async def _recover(environment: Environment, table: Table) -> None:
         container.life.begin()
     await recovered(environment, found)
     environment.journal.append("recovered", message=f"{len(found)} containers")
+    return found
 
 
 def _shim_ended(table: Table, notice: Notice) -> None:

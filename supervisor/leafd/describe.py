@@ -85,6 +85,7 @@ def describe(
     rootfs: str | None = None,
     env: Iterable[str] = (),
     user: str = "",
+    users_of: str = "",
     cwd: str = "/",
     hostname: str = "",
     mounts: Iterable[Mapping[str, object]] = (),
@@ -99,14 +100,15 @@ def describe(
     """The config.json of a container.
 
     `args`: the command. `rootfs`: an absolute directory, None for the host's own files. `env`: `K=V`, or `K` for the
-    value it has in `environ`. `user`: as for `leafd.users.lookup`. `mounts`: from `parse_mount`; one replaces a default
-    at the same place. `net`: "host" or "none". `size`: columns and rows of the terminal. `resources`: linux.resources,
-    from `leafd.limits`. `devices`: from `leafd.devices`, besides the defaults. `delegate`: the process may make cgroups
-    of its own. Raises InputError, NotFound.
+    value it has in `environ`. `user`: as for `leafd.users.lookup`, in the files at `users_of`, a root directory, where
+    that is not `rootfs`. `mounts`: from `parse_mount`; one replaces a default at the same place. `net`: "host" or
+    "none". `size`: columns and rows of the terminal. `resources`: linux.resources, from `leafd.limits`. `devices`: from
+    `leafd.devices`, besides the defaults. `delegate`: the process may make cgroups of its own. Raises InputError,
+    NotFound.
     """
     if not args:
         raise InputError("no command: give one after --")
-    identity = lookup(user, rootfs or "/")
+    identity = lookup(user, users_of or rootfs or "/")
     namespaces = ["pid", "ipc", "uts", "mount", "cgroup"]
     if net == "none":
         namespaces.append("network")

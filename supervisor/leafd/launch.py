@@ -188,6 +188,8 @@ async def _create_task(launch: Launch, document: bytes) -> None:
             log_max_size=environment.config.log_size,
             start=launch.at_once,
             supervisor=environment.config.listen,
+            shared_cgroup=record.shared_cgroup,
+            parent_start_time=record.parent_start_time,
         ),
     )
 

@@ -1,8 +1,9 @@
 """One container's life after its launch, in one task: what its shim tells, its end, its restarts.
 
 Rules:
-1. The end is handled in one place and one order: journal, synced; nested containers; Acknowledge, Delete, Forget,
-   Shutdown; STOPPED. Each step may be repeated, so a recovery goes through all of them again.
+1. The end is handled in one place and one order: journal, synced; nested containers, and none of them may be left;
+   Acknowledge, Delete, Forget, Shutdown; STOPPED. Each step may be repeated, so a recovery goes through all of them
+   again, and so does a step that failed.
 2. Whoever wants an end signals, and waits for `settled`; all who wait share it.
 3. A connection that breaks is looked into as after a restart of leafd: `recovery.decide` says what follows.
 4. What the shim or the kernel says of a process wins over the record.
@@ -39,8 +40,8 @@ _LAST_LOOK = 5.0
 class Family(Protocol):
     """What a container's life needs of the other containers."""
 
-    async def end_nested(self, container_id: str) -> None:
-        """End all that are nested in it."""
+    async def end_nested(self, container_id: str, grace: float = 0.0) -> None:
+        """End all that are nested in it. Raises StateError for those that do not end."""
 
     def forget(self, container_id: str) -> None:
         """Take it out of the table, with everything that it has on disk."""
@@ -289,6 +290,7 @@ class Life:
             self.unattended = await self._take_over()
             await self._record_exit()
         else:  # it was asked to stop, and had its signal: who asked is gone, so nobody waits for its grace any more
+            await self.family.end_nested(self.record.id)
             await _quietly(self.record.id, self.shim.kill(SIGKILL, all_processes=True))
 
     async def _undo_launch(self) -> None:

@@ -207,7 +207,17 @@ def rebuild(container_id: str, environment: Environment) -> Record:
     """
     entry = Record(container_id, environment.boot_id, environment.layout.container(container_id), state.PREPARING)
     known = _checkpoint(entry, environment)
-    for name in ("boot_id", "state", "created_at", "started_at", "shim_pid", "shim_start_time", "pid", "sequence"):
+    for name in (
+        "boot_id",
+        "state",
+        "created_at",
+        "started_at",
+        "shim_pid",
+        "shim_start_time",
+        "pid",
+        "sequence",
+        "shared_cgroup",
+    ):
         if type(known.get(name)) is type(getattr(entry, name)):
             setattr(entry, name, known[name])
     return entry

@@ -60,6 +60,12 @@ class Record:
     sequence: int = 0
     """Number of the last event of its shims."""
     exit: record.Value = None
+    container_class: str = ""
+    """As in CreateRequest."""
+    shared_cgroup: str = ""
+    """Absolute path of the cgroup of an outer container whose limits and figures are its own; empty: it has its own."""
+    parent_start_time: int = 0
+    """Clock ticks after boot: when the process began whose namespaces its description names. 0: it names none."""
 
 
 class Store:

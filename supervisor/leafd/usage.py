@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from leafd.client import Client
+from leafshim.api.containers import Container
 from leafshim.bundle import Bundle, id_of
 from leafshim.cgroup import perf_event
 from leafshim.cgroup.figures import Figures
@@ -30,7 +31,8 @@ _PATIENCE = 2.0  # s, for leafd to answer before the checkpoints are read
 
 
 class Target(NamedTuple):
-    """A container to look at: the absolute path of its non-leaf, and the pid of its init, 0 where that is unknown."""
+    """A container to look at: the absolute path of its non-leaf, or of the one whose figures it shares; and the pid of
+    its init, 0 where that is unknown."""
 
     id: str
     cgroup: str
@@ -74,7 +76,7 @@ def targets(socket: str, containers: Sequence[str] = ()) -> list[Target]:
 def _listed(socket: str) -> dict[str, tuple[str, Target]]:
     try:
         with Client(socket, timeout=_PATIENCE) as client:
-            return {each.id: (each.state, Target(each.id, each.cgroup, each.pid)) for each in client.list()}
+            return {each.id: (each.state, _target(each)) for each in client.list()}
     except (Unavailable, DeadlineExceeded):
         root = os.path.dirname(os.path.abspath(socket))
         try:
@@ -89,8 +91,12 @@ def _listed(socket: str) -> dict[str, tuple[str, Target]]:
             noted = Checkpoint.read(Bundle.of(root, container_id).checkpoint)
         except LeafError:  # none yet, or not ours to judge
             continue
-        found[container_id] = (noted.state, Target(container_id, noted.cgroup, noted.pid))
+        found[container_id] = (noted.state, Target(container_id, noted.shared_cgroup or noted.cgroup, noted.pid))
     return found
+
+
+def _target(listed: Container) -> Target:
+    return Target(listed.id, listed.shared_cgroup or listed.cgroup, listed.pid)
 
 
 class Meter:

@@ -43,6 +43,10 @@ class CreateRequest(_Message):
     timeout: int = pb.uint64(8)  # nanoseconds; 0 = none. Ended with cause "limitation" after it
     overlay_size: int = pb.uint64(9)  # bytes for changes of a container on the host's files; 0 = the default
     rootfs: str = pb.string(10)  # an absolute directory that replaces root.path; empty = as the spec says
+    # Of a nested container, whose id is PARENT/NAME (docs/nested.md):
+    share_cgroups: bool | None = pb.optional(pb.boolean(14))  # its limits and figures are its parent's; absent = yes
+    container_class: str = pb.string(15)  # "" (default), debug
+    share: list[str] = pb.repeated(pb.string(16))  # namespaces of its parent's: net, ipc, uts, pid, mnt
 
 
 class ContainerRequest(_Message):
@@ -74,9 +78,12 @@ class Container(_Message):
     args: list[str] = pb.repeated(pb.string(18))
     restart: str = pb.string(19)
     problem: str = pb.string(20)  # in words, when something is not as it should be (a shim that does not answer)
-    limits: dict[str, str] = pb.string_map(
-        21
-    )  # in words, when something is not as it should be (a shim that does not answer)
+    limits: dict[str, str] = pb.string_map(21)  # Inspect alone: file → value; those that a new cgroup does not have
+    parent: str = pb.string(24)  # the container that it is nested in; empty = none
+    shared_cgroup: str = pb.string(
+        25
+    )  # absolute path of the cgroup whose limits and figures are its own; empty = cgroup
+    container_class: str = pb.string(26)  # "" (default), debug
 
 
 class ListResponse(_Message):

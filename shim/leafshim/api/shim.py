@@ -65,6 +65,10 @@ class CreateOptions(_Message):
     log_max_size: int = pb.uint64(5)  # bytes; at this size the log moves to log.1, replacing it; 0 = the default
     supervisor: str = pb.string(7)  # socket to ring at when there are events and nobody listens; empty: nowhere
     start: bool = pb.boolean(6)  # go on to RUNNING in one step; no Start follows, and a failure leaves nothing
+    # Of a nested container:
+    shared_cgroup: str = pb.string(16)  # absolute path of the cgroup whose limits and figures are its own; empty: it
+    # has its own
+    parent_start_time: int = pb.uint64(17)  # clock ticks after boot: the process of every /proc/PID/ns path began then
 
 
 class EventsRequest(_Message):

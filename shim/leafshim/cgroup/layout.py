@@ -91,6 +91,11 @@ class Layout:
         names = check_id(container_id, self.separator).split("/")
         return f"{self.root}/{f'/{self.separator}/'.join(names)}"
 
+    def below(self, parent: str, container_id: str) -> str:
+        """The non-leaf of a container whose parent's non-leaf is `parent`. Raises InputError."""
+        name = check_id(container_id, self.separator).rpartition("/")[2]
+        return f"{parent}/{self.separator}/{name}"
+
     def leaf(self, container_id: str) -> str:
         """The cgroup of its processes. Raises InputError."""
         return f"{self.container(container_id)}/{LEAF}"

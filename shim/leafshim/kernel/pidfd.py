@@ -66,7 +66,31 @@ def start_time(pid: int) -> int:
 
     The name of the program, field 2, may contain anything, blanks and parentheses too: fields count from its last ")".
     """
-    return int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+    return _start_time(_read(f"/proc/{pid}/stat"))
+
+
+def open_process(pid: int, started: int) -> int:
+    """/proc/PID of the process that began at `started`: an O_PATH descriptor, close-on-exec.
+
+    It stays that process's: a later one with the same number is not in it, and once it is gone nothing is.
+    Raises KernelError (ESRCH: it is not there, or is another process).
+    """
+    path = f"/proc/{pid}"
+    try:
+        process = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        raise KernelError("open process", errno.ESRCH, path) from None
+    try:
+        if _start_time(_read("stat", directory=process)) == started:
+            return process
+    except KernelError:
+        pass
+    os.close(process)
+    raise KernelError("open process", errno.ESRCH, path)
+
+
+def _start_time(stat: str) -> int:
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def boot_id() -> str:
@@ -74,10 +98,10 @@ def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
-def _read(path: str) -> str:
+def _read(path: str, *, directory: int | None = None) -> str:
     """A small file of procfs, in one read. (The text layer of open() costs ten times the system calls.)"""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         try:
             return os.read(fd, 1 << 16).decode(errors="replace")
         finally:

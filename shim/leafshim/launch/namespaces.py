@@ -5,7 +5,8 @@ import os
 import socket
 import struct
 
-from leafshim.kernel import process, procfs
+from leafshim.errors import InputError
+from leafshim.kernel import pidfd, process, procfs
 from leafshim.kernel.namespaces import CLONE_NEWCGROUP, FLAG, NAME, setns, unshare
 from leafshim.launch.handshake import MAPPED, MAPS_WANTED
 from leafshim.launch.operation import Operation, Setup
@@ -15,17 +16,62 @@ _IFF_UP = 1
 _IFREQ = struct.Struct("16sh22x")
 
 
-class Join(Operation):
-    """The namespace at a path of the host."""
+class OpenNamespace(Operation):
+    """One to join, at a path of the host: all are opened before the first is joined, while the host's paths are there.
 
-    __slots__ = ("_flag",)
+    `started`: as for `open_namespace`.
+    """
+
+    __slots__ = ("_kind", "_started")
+
+    def __init__(self, kind: str, path: str, started: int) -> None:
+        super().__init__(f"open {kind} namespace", path)
+        self._kind = kind
+        self._started = started
+
+    def execute(self, setup: Setup) -> None:
+        setup.namespaces[self._kind] = open_namespace(self.path, self._started)
+
+
+class Join(Operation):
+    """What OpenNamespace opened. With a mount namespace comes its root."""
+
+    __slots__ = ("_kind",)
 
     def __init__(self, kind: str, path: str) -> None:
         super().__init__(f"join {kind} namespace", path)
-        self._flag = FLAG[kind]
+        self._kind = kind
 
     def execute(self, setup: Setup) -> None:
-        setns(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), self._flag)
+        namespace = setup.namespaces[self._kind]
+        if self._kind == "mount":
+            _refuse_our_own(namespace, self.path)
+        setns(namespace, FLAG[self._kind])
+        if self._kind == "mount":
+            setup.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_namespace(path: str, started: int) -> int:
+    """A descriptor of the namespace at `path`. `started`, in clock ticks after boot, is when the process of a
+    `/proc/PID/ns` path has to have begun, so that no later one with that number is taken for it; 0: not asked.
+
+    Raises OSError, KernelError (ESRCH: it is another process).
+    """
+    _, proc, number, *rest = path.split("/")
+    if not started or proc != "proc" or not number.isdecimal():
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    process = pidfd.open_process(int(number), started)
+    try:
+        return os.open("/".join(rest), os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    finally:
+        os.close(process)
+
+
+def _refuse_our_own(namespace: int, path: str) -> None:
+    """The shim's mounts are the host's, and the container would have them all."""
+    ours, theirs = os.stat("/proc/self/ns/mnt"), os.fstat(namespace)
+    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
+        raise InputError(f"linux.namespaces: {path} is the host's mount namespace")
 
 
 class JoinContainer(Operation):

@@ -14,15 +14,17 @@ class Setup:
     """What the steps leave for one another, in the child. Descriptors stay open: execve closes them all.
 
     `root`: the container's root directory. `trees`: detached copies of the host's mounts, by the step that made them.
-    `terminal`, `console`: a pseudo-terminal's slave, for the process, and its master, for the parent.
+    `namespaces`: those to join, by kind. `terminal`, `console`: a pseudo-terminal's slave, for the process, and its
+    master, for the parent.
     """
 
-    __slots__ = ("_null", "channel", "console", "root", "terminal", "trees")
+    __slots__ = ("_null", "channel", "console", "namespaces", "root", "terminal", "trees")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.root = NOWHERE
         self.trees: dict[Operation, int] = {}
+        self.namespaces: dict[str, int] = {}
         self.terminal = NOWHERE
         self.console = NOWHERE
         self._null = NOWHERE

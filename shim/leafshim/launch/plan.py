@@ -28,10 +28,20 @@ class Plan:
     """All that a launch will do.
 
     `clone_flags`: the new namespaces, CLONE_NEW*. `pid_namespace`: one to join, a path or the pidfd of a process in it.
-    `maps`: uid_map and gid_map for a new user namespace. `init_pidfd`: for an exec, whose container it enters.
+    `parent_started`: as for `plan_init`. `maps`: uid_map and gid_map for a new user namespace. `init_pidfd`: for an
+    exec, whose container it enters.
     """
 
-    __slots__ = ("clone_flags", "init_pidfd", "maps", "operations", "pid_namespace", "program", "terminal")
+    __slots__ = (
+        "clone_flags",
+        "init_pidfd",
+        "maps",
+        "operations",
+        "parent_started",
+        "pid_namespace",
+        "program",
+        "terminal",
+    )
 
     def __init__(
         self,
@@ -40,11 +50,13 @@ class Plan:
         *,
         clone_flags: int = 0,
         pid_namespace: str | int | None = None,
+        parent_started: int = 0,
         maps: tuple[str, str] | None = None,
         init_pidfd: int | None = None,
     ) -> None:
         self.clone_flags = clone_flags
         self.pid_namespace = pid_namespace
+        self.parent_started = parent_started
         self.maps = maps
         self.init_pidfd = init_pidfd
         self.operations = tuple(operations)
@@ -59,23 +71,43 @@ class Plan:
         return "\n".join((f"clone with new namespaces: {new}", *steps, *last))
 
 
-def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str) -> Plan:
+def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str, *, parent_started: int = 0) -> Plan:
     """The plan of a container's first process.
 
     `mounts_of_root`: what to mount on `bundle_rootfs`, an existing directory, as the root file system; where empty, the
-    spec's root.path is the root, relative to the directory that holds `bundle_rootfs`.
-    Raises InputError, Unsupported.
+    spec's root.path is the root, relative to the directory that holds `bundle_rootfs`. A container that joins a mount
+    namespace has the root of that. `parent_started`: when the process of all /proc/PID/ns paths began, in clock ticks
+    after boot; 0: they are taken as they come. Raises InputError, Unsupported.
     """
     kinds = spec.linux.namespaces
     new = {kind for kind, path in kinds.items() if not path}
+    joined = [kind for kind in FLAG if kinds.get(kind) and kind != "pid"]
     user = "user" in new
-    _check_capabilities(spec.process, user_namespace=user)
-    find_root, make_root = _root_file_system(spec, mounts_of_root, bundle_rootfs)
-    sources, mount_all = _mounts(spec)
+    _check_capabilities(spec.process, user_namespace="user" in kinds)
+    inside = _in_joined_root(spec) if "mount" in joined else _in_new_root(spec, mounts_of_root, bundle_rootfs)
     operations = [
         *_oom_score(spec.process),
-        *(namespaces.Join(kind, path) for kind, path in kinds.items() if path and kind != "pid"),
+        *(namespaces.OpenNamespace(kind, kinds[kind], parent_started) for kind in joined),
+        *(namespaces.Join(kind, kinds[kind]) for kind in joined if kind not in ("user", "mount")),
         *([namespaces.NewCgroupNamespace()] if "cgroup" in new else ()),
+        *inside,
+        *_identity(spec.process),
+    ]
+    return Plan(
+        spec.process,
+        operations,
+        clone_flags=sum(FLAG[kind] for kind in new) & ~CLONE_NEWCGROUP,
+        pid_namespace=kinds.get("pid") or None,
+        parent_started=parent_started,
+        maps=(_map(spec.linux.uid_mappings), _map(spec.linux.gid_mappings)) if user else None,
+    )
+
+
+def _in_new_root(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: str) -> list[Operation]:
+    user = spec.linux.namespaces.get("user") == ""
+    find_root, make_root = _root_file_system(spec, mounts_of_root, bundle_rootfs)
+    sources, mount_all = _mounts(spec)
+    return [
         *([namespaces.WaitForMaps()] if user else ()),
         *sources,
         rootfs.LeaveHostMounts(),
@@ -90,12 +122,19 @@ def plan_init(spec: Spec, mounts_of_root: Sequence[task.Mount], bundle_rootfs: s
         *(protection.MakeReadonly(path) for path in spec.linux.readonly_paths),
         rootfs.PivotRoot(),
         *_root_mount(spec),
-        *_identity(spec.process),
     ]
-    maps = (_map(spec.linux.uid_mappings), _map(spec.linux.gid_mappings)) if user else None
-    flags = sum(FLAG[kind] for kind in new) & ~CLONE_NEWCGROUP
-    pid_namespace = kinds.get("pid") or None
-    return Plan(spec.process, operations, clone_flags=flags, pid_namespace=pid_namespace, maps=maps)
+
+
+def _in_joined_root(spec: Spec) -> list[Operation]:
+    """Somebody else's mounts, as they are. Names and parameters come first: they need the host's /proc and rights."""
+    kinds = spec.linux.namespaces
+    user = "user" in kinds
+    return [
+        *_names_and_parameters(spec),
+        *(namespaces.Join(kind, kinds[kind]) for kind in ("user", "mount") if kind in kinds),
+        *([namespaces.BecomeRoot()] if user else ()),
+        *_open_terminal(spec.process, console=False),
+    ]
 
 
 def plan_exec(spec: Spec, process: Process, init_pidfd: int) -> Plan:

@@ -19,6 +19,7 @@ from leafshim.kernel.clone import clone3
 from leafshim.kernel.namespaces import CLONE_NEWPID, setns
 from leafshim.launch import handshake
 from leafshim.launch.child import run
+from leafshim.launch.namespaces import open_namespace
 from leafshim.launch.plan import Plan
 
 _LONGEST_MESSAGE = 1 << 16
@@ -179,10 +180,12 @@ def _clone_into(
         directory = opening(cgroup, os.O_PATH | os.O_DIRECTORY)
         if plan.pid_namespace is not None:
             namespace = plan.pid_namespace
-            descriptor = opening(namespace) if isinstance(namespace, str) else namespace
+            if isinstance(namespace, str):
+                opened.append(open_namespace(namespace, plan.parent_started))
+                namespace = opened[-1]
             own = opening("/proc/self/ns/pid")
             # This is for our children; we ourselves stay where we are (pid_namespaces(7)).
-            setns(descriptor, CLONE_NEWPID)
+            setns(namespace, CLONE_NEWPID)
         pid, child = clone3(flags, cgroup=directory, brief=True)
         if pid == 0:
             run(plan, end, stdio)

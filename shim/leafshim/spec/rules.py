@@ -23,8 +23,10 @@ _NAMESPACE_OF_SYSCTL = {
 def check(spec: Spec) -> None:
     """InputError for the first rule that the document breaks."""
     namespaces = spec.linux.namespaces
-    if namespaces.get("mount") != "":
-        raise InputError("linux.namespaces: must have a new mount namespace; joining one is not supported yet")
+    if "mount" not in namespaces:
+        raise InputError("linux.namespaces: must have a new mount namespace, or join a container's")
+    if namespaces["mount"]:
+        _check_joined_mounts(spec)
     for field, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if value and namespaces.get("uts") != "":
             raise InputError(f"{field}: needs a new uts namespace")
@@ -49,8 +51,10 @@ def check_process(spec: Spec, process: Process) -> None:
         for number in ids:
             if mappings and not _maps(mappings, number):
                 raise InputError(f"process.user.{field}: {number} is not mapped in the user namespace")
-    if process.terminal and not any(
-        mount.type == "devpts" and mount.destination.rstrip("/") == "/dev/pts" for mount in spec.mounts
+    if (
+        process.terminal
+        and not spec.linux.namespaces.get("mount")
+        and not any(mount.type == "devpts" and mount.destination.rstrip("/") == "/dev/pts" for mount in spec.mounts)
     ):
         raise InputError("process.terminal: needs a devpts mount at /dev/pts")
 
@@ -59,10 +63,28 @@ def _maps(mappings: tuple[IdMapping, ...], number: int) -> bool:
     return any(mapping.container_id <= number < mapping.container_id + mapping.size for mapping in mappings)
 
 
+def _check_joined_mounts(spec: Spec) -> None:
+    """Whose mounts they are, they stay as they are."""
+    linux = spec.linux
+    for field, value in (
+        ("root", spec.root),
+        ("mounts", spec.mounts),
+        ("linux.devices", linux.devices),
+        ("linux.maskedPaths", linux.masked_paths),
+        ("linux.readonlyPaths", linux.readonly_paths),
+        ("linux.rootfsPropagation", linux.rootfs_propagation),
+    ):
+        if value:
+            raise InputError(f"{field}: needs a new mount namespace")
+    if not linux.namespaces.get("pid"):
+        # /proc among those mounts shows its own pid namespace, and a process from outside has no /proc/self there.
+        raise InputError("linux.namespaces: who joins a mount namespace must join its pid namespace")
+
+
 def _check_user_namespace(linux: Linux) -> None:
     path = linux.namespaces.get("user")
-    if path:
-        raise InputError("linux.namespaces: joining a user namespace is not supported yet")
+    if path and not linux.namespaces.get("mount"):
+        raise InputError("linux.namespaces: who joins a user namespace must join its mount namespace")
     for field, mappings in (("uidMappings", linux.uid_mappings), ("gidMappings", linux.gid_mappings)):
         if path is None and mappings:
             raise InputError(f"linux.{field}: needs a new user namespace")

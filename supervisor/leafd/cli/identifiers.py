@@ -9,7 +9,7 @@ from leafd.cli.command import DEFAULT_SOCKET, Caller
 from leafshim.errors import LeafError
 
 
-class _ContainerId(click.types.StringParamType):
+class ContainerId(click.types.StringParamType):
     """An id. Whether it is one, and known, is for leafd to say."""
 
     name = "id"
@@ -33,6 +33,6 @@ class _Argument(TypedDict, total=False):
     required: bool
 
 
-ONE: _Argument = {"type": _ContainerId(), "metavar": "ID"}
-MANY: _Argument = {"type": _ContainerId(), "metavar": "ID...", "nargs": -1, "required": True}
-ANY: _Argument = {"type": _ContainerId(), "metavar": "[ID...]", "nargs": -1}
+ONE: _Argument = {"type": ContainerId(), "metavar": "ID"}
+MANY: _Argument = {"type": ContainerId(), "metavar": "ID...", "nargs": -1, "required": True}
+ANY: _Argument = {"type": ContainerId(), "metavar": "[ID...]", "nargs": -1}

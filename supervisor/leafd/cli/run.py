@@ -4,18 +4,19 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import click
 
 from leafd import devices, limits, names
-from leafd.cli import output, views
+from leafd.cli import nested, output, views
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
 from leafd.cli.limits import limit_options
 from leafd.cli.terminal import signals_as_bytes, signals_as_interrupts, size
 from leafd.client import Client, CreateOptions
 from leafd.describe import Document, describe, parse, parse_mount, wants_terminal
+from leafd.describe_nested import Asked, describe_nested
 from leafd.session import Session, connect
 from leafshim.api.containers import Container
 from leafshim.errors import AlreadyExists, InputError, KernelError, LeafError
@@ -39,8 +40,11 @@ _DESCRIBING = (
 )
 """The parameters that say what config.json says, and so do not go with --bundle."""
 
+_Description: TypeAlias = Callable[[Client, str], Document]
+"""Of a container, once leafd is there and the id is known."""
 
-class Flags(limits.Flags):
+
+class Flags(limits.Flags, nested.Flags):
     """The command line, as click hands it over."""
 
     command: Sequence[str]
@@ -58,7 +62,7 @@ class Flags(limits.Flags):
     devices: Sequence[str]
     delegate: bool
     hostname: str | None
-    net: str
+    net: str | None
     labels: Sequence[str]
     restart: str
     timeout: str | None
@@ -87,8 +91,11 @@ class Flags(limits.Flags):
 )
 @click.option("--delegate", is_flag=True, help="Let it make cgroups of its own, below its leaf, also as --user.")
 @click.option("--hostname", metavar="H", help="Host name; the id when absent.")
-@click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True, help="Network.")
+@click.option(
+    "--net", type=click.Choice(["host", "none"]), help="Network: the host's when absent; of a nested one its parent's."
+)
 @limit_options
+@nested.nested_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label, shown by inspect.")
 @click.option(
     "--restart",
@@ -109,6 +116,9 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
 
     Without --rootfs and --bundle it runs on the host's own files: it sees them, and what it changes goes away with it.
 
+    With --parent it is nested: it ends with its parent, runs as the same user, in the same network, and with its
+    parent's limits, unless a flag says otherwise. --class debug makes it one more process among its parent's.
+
     \b
     Examples:
       leafctl run --rm -- echo hello
@@ -116,6 +126,8 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
       leafctl run -d --name web --cwd /srv --mount src=/srv,dst=/srv,ro -- python3 -m http.server
       leafctl run --rootfs /images/alpine --net none -- /bin/busybox id
       leafctl run --device /dev/kvm:rw -- qemu-system-x86_64 -accel kvm
+      leafctl run -d --parent web --name db --no-share-cgroups --memory 256M -- postgres
+      leafctl run -it --rm --parent web --class debug -- sh
       leafctl run --timeout 30s --env DEBUG=1 --user nobody -- ./job
     """
     caller = ctx.ensure_object(Caller)
@@ -123,18 +135,23 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
         raise click.UsageError("no command: give one after --")
     if flags["restart"] != "no" and (flags["remove"] or not flags["detach"]):
         raise click.UsageError("--restart needs -d, and does not go with --rm")
+    if flags["parent"] is None and flags["name"] is not None and "/" in flags["name"]:
+        flags["parent"], _, flags["name"] = flags["name"].rpartition("/")
+    nested.check(flags, net=flags["net"], bundle=flags["bundle"])
+    share = nested.shared(flags, net=flags["net"], bundle=flags["bundle"])
     resources = limits.resources(flags)
     options: CreateOptions = {
         "labels": dict(_label(label) for label in flags["labels"]),
         "restart": flags["restart"],
         "remove": flags["remove"],
         "start": flags["detach"],
+        **nested.options(flags, share),
     }
     if flags["timeout"] is not None:
         options["timeout"] = _timeout(flags["timeout"])
     if flags["bundle"] is None:
         terminal = flags["tty"]
-        description = _by_flags(flags, resources)
+        description = _by_flags(flags, resources, share)
     else:
         _refuse_beside_bundle(ctx)
         document, options["rootfs"] = _read_bundle(flags["bundle"], flags["command"])
@@ -146,11 +163,11 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
             version = client.version()
             limits.require(flags, version.controllers, version.cgroups_root)
         if flags["detach"]:
-            container = _create(client, flags["name"], description, options)
+            container = _create(client, flags["name"], flags["parent"], description, options)
             output.emit(views.container(container)) if caller.json else click.echo(container.id)
             return 0
         with signals_as_interrupts():
-            container = _create(client, flags["name"], description, options)
+            container = _create(client, flags["name"], flags["parent"], description, options)
             return _foreground(client, container, stdin=forwards_input(flags["interactive"], terminal))
 
 
@@ -179,30 +196,35 @@ def _foreground(client: Client, container: Container, *, stdin: bool) -> int:
     return status
 
 
-def _by_flags(flags: Flags, resources: Document) -> Callable[[str], Document]:
-    """The description that the flags ask for, once the id is known. Raises InputError, NotFound."""
-    mounts = [parse_mount(mount) for mount in flags["mounts"]]
-    granted = [devices.parse(device) for device in flags["devices"]]
-    rootfs = None if flags["rootfs"] is None else _directory("--rootfs", flags["rootfs"])
-    return lambda container_id: describe(
-        flags["command"],
-        rootfs=rootfs,
-        env=flags["env"],
-        user=flags["user"],
-        cwd=flags["cwd"] or "/",
-        delegate=flags["delegate"],
-        hostname=flags["hostname"] or container_id.rpartition("/")[2],
-        mounts=mounts,
-        net=flags["net"],
-        terminal=flags["tty"],
-        size=size(1) or size(0),
-        resources=resources,
-        devices=granted,
-    )
+def _by_flags(flags: Flags, resources: Document, share: Sequence[str]) -> _Description:
+    """The description that the flags ask for. Raises InputError, NotFound, and so does what it returns."""
+    asked: Asked = {
+        "rootfs": None if flags["rootfs"] is None else _directory("--rootfs", flags["rootfs"]),
+        "env": flags["env"],
+        "user": flags["user"],
+        "delegate": flags["delegate"],
+        "mounts": [parse_mount(mount) for mount in flags["mounts"]],
+        "net": flags["net"] or "host",
+        "terminal": flags["tty"],
+        "size": size(1) or size(0),
+        "resources": resources,
+        "devices": [devices.parse(device) for device in flags["devices"]],
+    }
+    if flags["cwd"] is not None:
+        asked["cwd"] = flags["cwd"]
+
+    def by_id(client: Client, container_id: str) -> Document:
+        asked["hostname"] = flags["hostname"] or ("" if "uts" in share else container_id.rpartition("/")[2])
+        if flags["parent"] is None:
+            return describe(flags["command"], **asked)
+        asked["users_of"] = nested.users_of(client, flags, share)
+        return describe_nested(flags["command"], share=share, container_class=flags["container_class"], **asked)
+
+    return by_id
 
 
-def _always(document: Document) -> Callable[[str], Document]:
-    return lambda _: document
+def _always(document: Document) -> _Description:
+    return lambda _client, _container_id: document
 
 
 def _refuse_beside_bundle(ctx: click.Context) -> None:
@@ -229,13 +251,18 @@ def _read_bundle(path: str, command: Sequence[str]) -> tuple[Document, str]:
 
 
 def _create(
-    client: Client, name: str | None, description: Callable[[str], Document], options: CreateOptions
+    client: Client,
+    name: str | None,
+    parent: str | None,
+    description: _Description,
+    options: CreateOptions,
 ) -> Container:
     """Make it; under a generated name, one that is not taken yet."""
     for _ in range(_NAME_ATTEMPTS):
         chosen = names.generate() if name is None else name
+        chosen = chosen if parent is None else f"{parent}/{chosen}"
         try:
-            return client.create(chosen, description(chosen), **options)
+            return client.create(chosen, description(client, chosen), **options)
         except AlreadyExists as error:
             if name is not None:
                 raise

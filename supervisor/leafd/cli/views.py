@@ -38,6 +38,9 @@ def container(shown: Container) -> dict[str, Json]:
         "log": shown.log,
         "problem": shown.problem or None,
         "limits": dict(sorted(shown.limits.items())),
+        "parent": shown.parent or None,
+        "share_cgroups": bool(shown.shared_cgroup),
+        "class": shown.container_class or "default",
     }
 
 

@@ -98,6 +98,23 @@ def test_start_time_whatever_the_name(spawn: Spawn) -> None:
     os.close(writer)
 
 
+def test_the_directory_of_a_process_stays_its_own(spawn: Spawn) -> None:
+    pid, fd = spawn(signal.pause)
+    began = pidfd.start_time(pid)
+    directory = pidfd.open_process(pid, began)
+    assert os.readlink("ns/pid", dir_fd=directory) == os.readlink("/proc/self/ns/pid")
+    for other in (pid, 4194305):
+        with pytest.raises(KernelError, match=f"open process /proc/{other}: No such process"):
+            pidfd.open_process(other, began + 1)
+    pidfd.send_signal(fd, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with pytest.raises(OSError, match="No such"):  # whoever has the number now
+        os.readlink("ns/pid", dir_fd=directory)
+    with pytest.raises(KernelError, match=f"open process /proc/{pid}"):
+        pidfd.open_process(pid, began)
+    os.close(directory)
+
+
 def test_boot_id_is_a_uuid() -> None:
     assert [len(part) for part in pidfd.boot_id().split("-")] == [8, 4, 4, 4, 12]
     assert pidfd.boot_id() == pidfd.boot_id()

@@ -33,6 +33,14 @@ def test_create_start_wait_delete_shutdown(web: Shim) -> None:
     os.close(shim_gone)
 
 
+def test_one_that_is_killed_before_its_start_has_ended_like_any_other(web: Shim) -> None:
+    web.create("sleep", "1000")
+    web.kill()
+    assert web.wait() == 137
+    assert web.info().state == "STOPPED"
+    assert web.delete().exit_status == 137
+
+
 def test_both_versions_of_task_are_served(web: Shim) -> None:
     pid = web.run("sleep", "1000")
     for version in (task.V2, task.V3):

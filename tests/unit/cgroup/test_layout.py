@@ -40,6 +40,13 @@ def test_paths(container_id: str, path: str) -> None:
     assert layout.id_of(path + "/") == container_id
 
 
+def test_below_a_parent_that_another_layout_has_made() -> None:
+    layout = Layout(MOUNT, "new", "inner")
+    assert layout.below("/sys/fs/cgroup/old/web/mesos/db", "web/db/log") == "/sys/fs/cgroup/old/web/mesos/db/inner/log"
+    with pytest.raises(InputError, match="inner is reserved"):
+        layout.below("/sys/fs/cgroup/old/web", "web/inner")
+
+
 def test_our_own() -> None:
     layout = Layout(MOUNT, "a/b")
     assert layout.root == "/sys/fs/cgroup/a/b"

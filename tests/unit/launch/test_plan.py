@@ -45,6 +45,7 @@ def test_the_order_of_an_init() -> None:
     assert [step for step in steps if not step.startswith(("link", "make device"))] == [
         "clone with new namespaces: uts, mount",
         "set oom_score_adj 100",
+        "open network namespace /n",
         "join network namespace /n",
         "unshare cgroup namespace",
         "open /srv/data with all mounts below it",
@@ -57,6 +58,36 @@ def test_the_order_of_an_init() -> None:
         "mask /proc/keys",
         "make read-only /proc/sys",
         "pivot_root",
+        "chdir /srv",
+        "set user 1:2 groups none, capabilities 0x0 of 0x0",
+        "wait for the release",
+        "exec app",
+    ]
+
+
+def test_the_order_of_an_init_in_somebody_elses_mounts() -> None:
+    joins = document()
+    for field in ("mounts", "hostname"):
+        del joins[field]
+    joins["linux"] = {
+        "namespaces": [
+            *({"type": kind, "path": f"/proc/7/ns/{kind}"} for kind in ("mount", "user", "pid")),
+            {"type": "network", "path": "/proc/7/ns/net"},
+            {"type": "ipc"},
+            {"type": "cgroup"},
+        ]
+    }
+    assert described(joins) == [
+        "clone with new namespaces: ipc",
+        "set oom_score_adj 100",
+        "open user namespace /proc/7/ns/user",
+        "open network namespace /proc/7/ns/net",
+        "open mount namespace /proc/7/ns/mount",
+        "join network namespace /proc/7/ns/net",
+        "unshare cgroup namespace",
+        "join user namespace /proc/7/ns/user",
+        "join mount namespace /proc/7/ns/mount",
+        "become root of the user namespace",
         "chdir /srv",
         "set user 1:2 groups none, capabilities 0x0 of 0x0",
         "wait for the release",

@@ -26,6 +26,15 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
     assert config.state == Config.state
 
 
+def test_what_to_do_with_what_is_there(tmp_path: Path) -> None:
+    assert from_arguments([]).recover == "reconnect"
+    assert from_arguments(["--recover", "cleanup"]).recover == "cleanup"
+    file = tmp_path / "leafd.toml"
+    file.write_text('recover = "perhaps"\n')
+    with pytest.raises(InputError, match="recover: 'perhaps': must be one of reconnect, cleanup"):
+        from_arguments(["--config", str(file)])
+
+
 def test_paths_lose_their_symbolic_links(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
