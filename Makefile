@@ -33,6 +33,10 @@ bench: $(READY) ## Measure start-up times and memory, beside crun and runc
 	@.ci/install crun runc
 	$(BIN)/python -m tests.bench.bench
 
+.PHONY: oom
+oom: $(READY) ## Let 100 containers run out of memory, 20 times each, in the virtual machine (about 20 minutes)
+	$(BIN)/python tests/vm/run.py -- $(CURDIR)/$(BIN)/python -m tests.bench.oom --containers 100 --rounds 20
+
 .PHONY: lint
 lint: $(READY) ## Check style, types and who imports whom
 	$(BIN)/ruff check

@@ -60,7 +60,7 @@ class Creation(Ending):
             order.make()
             init.launch(order.init, ready, undo)
             # From here on init sets itself up, on another processor where there is one.
-            self.watch(order.cgroup)
+            self.watch_anew(order.cgroup)
             order.guard()
             self._keeper.keep(self.id, {"init": init.pidfd, "listener": self.listener, **streams.descriptors()})
             if options.start:

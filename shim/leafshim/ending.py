@@ -3,7 +3,8 @@
 Rules:
 1. Init has ended only when nothing of the container's own is left: what init leaves behind (without a pid namespace)
    is killed, and the ends of execs are told before init's.
-2. The exit record is on disk before anybody is told of the exit.
+2. What limits have to tell comes before the end that they may explain.
+3. The exit record is on disk before anybody is told of the exit.
 """
 
 from leafshim import exits, state
@@ -12,7 +13,7 @@ from leafshim.api.shim import Exit
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import KernelError, StateError
 from leafshim.freezer import Freezer
-from leafshim.holding import Holding
+from leafshim.limiting import Limiting
 from leafshim.process import Process
 
 END_PATIENCE = 10.0  # seconds that what init left behind gets to die, before the exit is told without waiting for it
@@ -20,7 +21,7 @@ EXECS_KEPT = 32  # ended and not deleted
 REMOVE_PATIENCE = 2.0  # seconds for rmdir of an empty cgroup to stop saying EBUSY
 
 
-class Ending(Holding):
+class Ending(Limiting):
     """A container that can end."""
 
     def watch(self, cgroup: Cgroup, *, paused: bool = False) -> None:
@@ -29,19 +30,10 @@ class Ending(Holding):
         self.freezer = Freezer(self._loop, cgroup, self._leaf(), self._maybe_ended)
         self.freezer.paused = paused
 
-    def limit_time(self, deadline: float) -> None:
-        """End it at `deadline` (seconds, time.monotonic())."""
-        self.deadline = deadline
-        self._timeout = self._loop.call_at(deadline, self._timed_out)
-
-    def _cancel_time_limit(self) -> None:
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self.deadline = 0.0
-
-    def _timed_out(self) -> None:
-        self.limitation = f"time limit of {self.options.timeout / 1e9:g} s"
-        self._kill_all()
+    def watch_anew(self, cgroup: Cgroup) -> None:
+        """Begin to keep an eye on a cgroup that was just made. Raises Unsupported, KernelError."""
+        self.watch(cgroup)
+        self.watch_limits(cgroup)
 
     def reaped(self, pid: int, wait_status: int) -> None:
         """The status of a child of our parent's: init, an exec, or something that an exec left behind."""
@@ -51,7 +43,8 @@ class Ending(Holding):
         for added in self.execs.values():
             if added.pid == pid and added.stage != processes.ENDED:
                 added.reaped(wait_status)
-                added.settle(oom=self._new_oom())
+                self.explain(added)
+                added.settle()
                 self.events.publish("exec-exited", exec_id=added.exec_id, pid=pid, end=added.exit)
                 added.tell()
                 self._forget_old_execs()
@@ -87,14 +80,14 @@ class Ending(Holding):
             return
         if self._patience is not None:
             self._patience.cancel()
-        end = init.settle(oom=self._new_oom(), limitation=self.limitation)
+        self.explain(init)
+        end = init.settle(self.limitation)
         exits.figures(self.cgroup, end)
         if self.freezer is not None and self.freezer.populated():
             end.message = f"{end.message}; processes that do not die: {self._leaf().processes()}".lstrip("; ")
+        self.unwatch_limits()
         self._record(init, end)
         self._move(state.STOPPED)
-        if end.cause == "oom":
-            self.events.publish("oom")
         self.events.publish("exit", pid=init.pid, end=end)
         self._tell_change()
         init.tell()
@@ -109,17 +102,10 @@ class Ending(Holding):
                 pid=init.pid,
                 created_at=self.created_at,
                 started_at=init.started_at,
-                sequence=self.events.last + 1 + (end.cause == "oom"),
+                sequence=self.events.last + 1,
             )
         except KernelError as error:
             end.message = f"{end.message}; the exit record could not be written: {error}".lstrip("; ")
-
-    def _new_oom(self) -> bool:
-        """The OOM killer has killed in this container since we last asked."""
-        count = exits.flat(self.cgroup, "memory.events").get("oom_kill", 0) if self.cgroup is not None else 0
-        fresh = count > self.oom_seen
-        self.oom_seen = count
-        return fresh
 
     def delete(self, exec_id: str) -> Process:
         """Forget an exec that ended, or the container with its cgroups. The process, for its last figures."""
@@ -141,5 +127,6 @@ class Ending(Holding):
         if self.freezer is not None:
             self.freezer.close()
             self.freezer = None
+        self.unwatch_limits()
         if self.cgroup is not None and self.cgroup.exists():
             self.cgroup.remove_tree(REMOVE_PATIENCE)

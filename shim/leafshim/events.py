@@ -12,7 +12,7 @@ Rules:
 import time
 from collections.abc import Callable
 
-from leafshim.api.shim import Event, EventsRequest, Exit
+from leafshim.api.shim import Event, EventsRequest, Exit, Limitation
 from leafshim.ttrpc.server import Call
 
 HIGH_WATER = 256 << 10
@@ -41,11 +41,28 @@ class Events:
         self._listeners: list[_Listener] = []
 
     def publish(
-        self, kind: str, *, exec_id: str = "", pid: int = 0, end: Exit | None = None, expected: bool = False
+        self,
+        kind: str,
+        *,
+        exec_id: str = "",
+        pid: int = 0,
+        end: Exit | None = None,
+        limitation: Limitation | None = None,
+        message: str = "",
+        expected: bool = False,
     ) -> Event:
         """Number an event, keep it, and tell the listeners."""
         self.last += 1
-        event = Event(sequence=self.last, timestamp=time.time_ns(), type=kind, exec_id=exec_id, pid=pid, exit=end)
+        event = Event(
+            sequence=self.last,
+            timestamp=time.time_ns(),
+            type=kind,
+            exec_id=exec_id,
+            pid=pid,
+            exit=end,
+            limitation=limitation,
+            message=message,
+        )
         self.kept.append(event)
         if not expected:
             self.persist()

@@ -6,9 +6,9 @@ Rule: what is about to happen is in the checkpoint before it happens.
 import os
 from collections.abc import Callable
 
+from leafshim import policy, state
 from leafshim import process as processes
-from leafshim import state
-from leafshim.api.shim import CreateOptions
+from leafshim.api.shim import CreateOptions, Limitation, Policy
 from leafshim.bell import ring
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
@@ -23,6 +23,7 @@ from leafshim.keeper import Keeper
 from leafshim.logs import DEFAULT_MAX_SIZE, LogWriter
 from leafshim.loop import Loop, Timer
 from leafshim.process import Process
+from leafshim.watch import Watcher
 
 
 class Holding:
@@ -49,14 +50,16 @@ class Holding:
         self._keeper = keeper
         self.freezer: Freezer | None = None
         self.options = CreateOptions()
+        self.policy = Policy()
         self.log = LogWriter("")
         self.follower: Follower | None = None
         """Of an init that is not our child."""
+        self.watcher: Watcher | None = None
+        self.limitation: Limitation | None = None
+        self.suspicion: Limitation | None = None
+        self.time_limit = 0.0
         self._timeout: Timer | None = None
         self._patience: Timer | None = None
-        self.limitation = ""
-        self.oom_seen = 0
-        self.deadline = 0.0
         self._boot_id = ""
         self._shim = (0, 0)
 
@@ -64,15 +67,23 @@ class Holding:
         """This process works for the shim of `container_id`; `shim` is the shim's pid and start time."""
         self.id, self.bundle, self.listener = container_id, bundle, listener
         self._shim, self._boot_id = shim, boot_id
-        self.events.persist = self._save
+        self.events.persist = self._note_event
         self.events.ring = self._ring
 
     def configure(self, options: CreateOptions) -> None:
-        """Take the options of its creation."""
+        """Take the options of its creation. Raises InputError."""
+        self.policy = options.policy or Policy()
+        policy.check(self.policy)
         self.options = options
         self.log = LogWriter(options.log_path or self.bundle.log, options.log_max_size or DEFAULT_MAX_SIZE)
 
     # What there is.
+
+    @property
+    def deadline(self) -> float:
+        """When there is something to do, whatever happens (monotonic s); 0: never."""
+        due = self.watcher.due if self.watcher is not None else 0.0
+        return min(filter(None, (self.time_limit, due)), default=0.0)
 
     @property
     def paused(self) -> bool:
@@ -92,6 +103,8 @@ class Holding:
         if self.init.stage != processes.RUNNING and not self.init.told:
             return False
         if (self.freezer is not None and self.freezer.busy) or (self.follower is not None and self.follower.busy):
+            return False
+        if self.suspicion is not None:
             return False
         return all(added.told for added in self.execs.values()) and self.init.streams.at_rest
 
@@ -140,6 +153,11 @@ class Holding:
     def _ring(self) -> None:
         if self.options.supervisor:
             ring(self.options.supervisor, self.id)
+
+    def _note_event(self) -> None:
+        self._save()
+        if self.events.kept[-1].limitation is not None:  # counted: a next worker must not count it once more
+            self._tell_change()
 
     def _move(self, wanted: str) -> None:
         self.state = state.move(self.state, wanted)

@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 from leafshim import exits
 from leafshim import loop as loops
-from leafshim.api.shim import Exit
+from leafshim.api.shim import Exit, Limitation
 from leafshim.api.shim import Process as ProcessInfo
 from leafshim.errors import KernelError, LeafError, NotFound, StateError
 from leafshim.kernel import pidfd as pidfds
 from leafshim.kernel.clone import CLONE_PARENT
+from leafshim.kernel.signals import is_pending
 from leafshim.launch.spawn import Child, Failed, Ready, spawn
 from leafshim.loop import Loop
 from leafshim.orders import Order
@@ -45,7 +46,8 @@ NOT_EXECUTABLE_STATUS = 126
 class Process:
     """`exec_id` is "" for init; `document` is an exec's OCI process, as JSON. Owns its streams, channel and pidfd.
 
-    `leaf`: the cgroup it was born in. `pidfd` is -1 before that, and once its end was told.
+    `leaf`: the cgroup it was born in. `pidfd` is -1 before that, and once its end was told. `oom`: what made it the OOM
+    killer's victim.
     """
 
     def __init__(self, loop: Loop, exec_id: str, streams: Streams) -> None:
@@ -60,6 +62,7 @@ class Process:
         self.started_at = 0
         self.requested_signal = 0
         self.wait_status: int | None = None
+        self.oom: Limitation | None = None
         self.exit: Exit | None = None
         self.told = False
         self.adopted = False
@@ -171,9 +174,17 @@ class Process:
         self._close_pidfd()
         self.streams.close()
 
-    def settle(self, *, oom: bool = False, limitation: str = "") -> Exit:
-        """Decide how it ended; the Exit is not told to anybody yet."""
-        end = exits.describe(self.wait_status, requested=self.requested_signal, oom=oom, limitation=limitation)
+    def killed_by(self, number: int) -> bool:
+        """Whether that signal, which nobody asked us for, has ended it or is about to (proc_pid_status(5), ShdPnd)."""
+        if self.stage == ADDED or self.told or self.requested_signal == number:
+            return False
+        if self.stage == ENDED:
+            return self.wait_status is not None and os.WIFSIGNALED(self.wait_status) and os.WTERMSIG(self.wait_status) == number
+        return is_pending(self.pid, number)
+
+    def settle(self, limitation: Limitation | None = None) -> Exit:
+        """Decide how it ended, by `limitation` if there was one; the Exit is not told to anybody yet."""
+        end = exits.describe(self.wait_status, requested=self.requested_signal, limitation=limitation or self.oom)
         if self._problem is not None:
             end = Exit(status=launch_status(self._problem), cause="exited", message=str(self._problem))
         end.finished_at = time.time_ns()

@@ -97,7 +97,7 @@ class Shim:
             self.container.pack = lambda: snapshot.content_of(self.container)
             if rest.snapshot:
                 named = dict(zip(snapshot.names(rest.snapshot), rest.descriptors, strict=True))
-                snapshot.restore(self.container, self.loop, rest.snapshot, named)
+                snapshot.restore(self.container, self.loop, rest.snapshot, named, rest.rung)
             self.container.on_change = lambda: self._hand_over(line, sleeper.GOING_ON)
             if taken_over:
                 noted = Checkpoint.read(self.container.bundle.checkpoint)

@@ -41,7 +41,8 @@ class Sleeper:
     """`arrivals` (a signalfd) is a descriptor, as are `listener` and those of the last `snapshot`.
 
     `identity`: the container's id, NUL, its directory; empty before the first worker has learnt it.
-    `reaped`: (pid, wait status) of children that no snapshot has taken in yet.
+    `reaped`: (pid, wait status) of children that no snapshot has taken in yet. `rung`: the descriptors that ended the
+    last sleep; a pressure trigger would not say it again.
     """
 
     def __init__(self, arrivals: int) -> None:
@@ -51,6 +52,7 @@ class Sleeper:
         self.snapshot = b""
         self.descriptors: list[int] = []
         self.reaped: list[tuple[int, int]] = []
+        self.rung: list[int] = []
         self._masks: list[int] = []
         self._deadline = 0.0
         self._verdict = RESTING
@@ -63,10 +65,12 @@ class Sleeper:
         for fd, mask in zip(self.descriptors, self._masks, strict=True):
             if mask:
                 poll.register(fd, mask)
+        self.rung = []
         while not self.reaped:
             left = max(0.0, self._deadline - time.monotonic()) * 1000 if self._deadline else None
             ready = poll.poll(left)
             if not ready or any(fd != self.arrivals for fd, _ in ready):
+                self.rung = [fd for fd, _ in ready]
                 return
             self._reap()
 

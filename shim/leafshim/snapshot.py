@@ -5,17 +5,19 @@ way, a client that is attached) keeps the worker up: see `Container.at_rest`.
 """
 
 import select
+from collections.abc import Sequence
 from typing import TypedDict, cast
 
 import msgpack
 
 from leafshim import process as processes
-from leafshim.api.shim import CreateOptions, Event, Exit
+from leafshim.api.shim import CreateOptions, Event, Exit, Limitation
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.container import Container
 from leafshim.loop import Loop
 from leafshim.process import Process
 from leafshim.streams import OUTPUT, Streams
+from leafshim.watch import Packed
 
 NOTHING: tuple[bytes, list[int], bytes] = (b"", [], b"")
 """What is taken where there is no container."""
@@ -32,6 +34,7 @@ class _Process(TypedDict):
     requested_signal: int
     exit: bytes | None
     adopted: bool
+    oom: bytes | None
     targets: list[str]
     terminal: bool
 
@@ -45,9 +48,9 @@ class _Container(TypedDict):
     last: int
     cgroup: str
     paused: bool
-    limitation: str
-    oom_seen: int
-    deadline: float
+    limitation: bytes | None
+    watch: Packed | None
+    time_limit: float
     deleted: bool
     init: _Process
     execs: list[_Process]
@@ -62,6 +65,10 @@ def take(container: Container) -> tuple[bytes, list[int], bytes]:
     named = init.streams.descriptors()
     if init.pidfd >= 0:
         named["init"] = init.pidfd
+    masks = dict.fromkeys(OUTPUT, select.POLLIN)
+    if (watcher := container.watcher) is not None:
+        named |= watcher.descriptors()
+        masks |= {name: select.POLLPRI for name in watcher.descriptors() if watcher.awaited(name)}
     content: _Container = {
         "names": list(named),
         "state": container.state,
@@ -71,16 +78,16 @@ def take(container: Container) -> tuple[bytes, list[int], bytes]:
         "last": container.events.last,
         "cgroup": container.cgroup.path,
         "paused": container.paused,
-        "limitation": container.limitation,
-        "oom_seen": container.oom_seen,
-        "deadline": container.deadline,
+        "limitation": _encoded(container.limitation),
+        "watch": watcher.pack() if watcher is not None else None,
+        "time_limit": container.time_limit,
         "deleted": container.deleted,
         "init": _pack(init),
         "execs": [_pack(added) for added in container.execs.values() if added.told],
     }
-    waking = {*OUTPUT, "init"} if init.adopted else {*OUTPUT}
-    masks = bytes(select.POLLIN if name in waking else 0 for name in named)
-    return cast("bytes", msgpack.packb(content)), list(named.values()), masks
+    if init.adopted:
+        masks["init"] = select.POLLIN
+    return cast("bytes", msgpack.packb(content)), list(named.values()), bytes(masks.get(name, 0) for name in named)
 
 
 def content_of(container: Container) -> bytes:
@@ -95,27 +102,32 @@ def names(snapshot: bytes) -> list[str]:
     return cast("_Container", msgpack.unpackb(snapshot))["names"]
 
 
-def restore(container: Container, loop: Loop, snapshot: bytes, named: dict[str, int]) -> None:
-    """Make an empty container the one of the snapshot. It owns the descriptors, by their names, from here on."""
+def restore(container: Container, loop: Loop, snapshot: bytes, named: dict[str, int], rung: Sequence[int] = ()) -> None:
+    """Make an empty container the one of the snapshot. It owns the descriptors, by their names, from here on; `rung`:
+    those of them that woke the sleeper."""
     content = cast("_Container", msgpack.unpackb(snapshot))
     container.configure(CreateOptions.decode(content["options"]))
     container.state = content["state"]
     container.created_at = content["created_at"]
     container.events.kept = [Event.decode(event) for event in content["events"]]
     container.events.last = content["last"]
-    container.limitation = content["limitation"]
-    container.oom_seen = content["oom_seen"]
+    if content["limitation"] is not None:
+        container.limitation = Limitation.decode(content["limitation"])
     container.deleted = content["deleted"]
     init = _unpack(content["init"], container, loop)
     init.pidfd = named.pop("init", -1)
     container.restore_init(init)
+    watch = content["watch"]
+    alarms = {name: named.pop(name) for name in watch["names"] if name in named} if watch is not None else {}
     container.execs = {packed["exec_id"]: _unpack(packed, container, loop) for packed in content["execs"]}
     if not init.told:
         init.streams.resume(named)
     if not container.deleted and Cgroup(content["cgroup"]).exists():
         container.watch(Cgroup(content["cgroup"]), paused=content["paused"])
-    if content["deadline"]:
-        container.limit_time(content["deadline"])
+        if watch is not None:
+            container.watch_on(Cgroup(content["cgroup"]), watch, alarms, rung)
+    if content["time_limit"]:
+        container.limit_time(content["time_limit"])
 
 
 def _pack(process: Process) -> _Process:
@@ -129,8 +141,9 @@ def _pack(process: Process) -> _Process:
         "start_time": process.start_time,
         "started_at": process.started_at,
         "requested_signal": process.requested_signal,
-        "exit": process.exit.encode() if process.exit is not None else None,
+        "exit": _encoded(process.exit),
         "adopted": process.adopted,
+        "oom": _encoded(process.oom),
         "targets": list(process.streams.targets),
         "terminal": process.streams.terminal,
     }
@@ -143,8 +156,14 @@ def _unpack(packed: _Process, container: Container, loop: Loop) -> Process:
     process.stage, process.pid, process.start_time = packed["stage"], packed["pid"], packed["start_time"]
     process.adopted = packed["adopted"]
     process.started_at, process.requested_signal = packed["started_at"], packed["requested_signal"]
+    if packed["oom"] is not None:
+        process.oom = Limitation.decode(packed["oom"])
     if packed["exit"] is not None:
         process.exit = Exit.decode(packed["exit"])
         process.told = True
         process.streams.end(process.exit)
     return process
+
+
+def _encoded(message: Exit | Limitation | None) -> bytes | None:
+    return message.encode() if message is not None else None

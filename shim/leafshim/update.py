@@ -77,3 +77,5 @@ def _steps(container: Container, document: bytes, *, kill: bool) -> Iterator[Non
             raise
 
     yield from isolator.update(wanted.limits, kill=kill, accepted=accepted)
+    if container.watcher is not None:  # which the container's end has closed, if that came first
+        container.watcher.extend()

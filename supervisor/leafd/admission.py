@@ -16,7 +16,7 @@ from leafd.launch import Environment
 from leafd.nesting import Parent, nest
 from leafd.restarts import check_policy
 from leafd.store import Record
-from leafshim import spec
+from leafshim import policy, spec
 from leafshim.api.containers import CreateRequest
 from leafshim.cgroup.layout import check_id
 from leafshim.errors import InputError
@@ -58,6 +58,7 @@ def admit(request: CreateRequest, environment: Environment, parent: Parent | Non
         start=request.start,
         stdin=request.stdin,
         timeout=request.timeout,
+        policy=_policy(request),
         overlay_size=(request.overlay_size or environment.config.overlay_size) if on_host else 0,
         stop_signal=_signal(checked.annotations.get(_STOP_SIGNAL, "SIGTERM")),
         # Its shim counts on where the journal's memory of an earlier container of that name ends, if it has any.
@@ -67,6 +68,13 @@ def admit(request: CreateRequest, environment: Environment, parent: Parent | Non
         parent_start_time=nested.parent_start_time,
     )
     return record, json.dumps(document).encode()
+
+
+def _policy(request: CreateRequest) -> bytes:
+    if request.policy is None:
+        return b""
+    policy.check(request.policy)
+    return request.policy.encode()
 
 
 def _directory(name: str, path: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from leafshim.api import containers as api
+from leafshim.api.shim import Policy
 from leafshim.errors import StateError
 from leafshim.kernel import fdpass
 from leafshim.ttrpc import client as blocking
@@ -48,6 +49,7 @@ class CreateOptions(TypedDict, total=False):
     share_cgroups: bool
     container_class: str
     share: list[str]
+    policy: Policy
 
 
 class Client:

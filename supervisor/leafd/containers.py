@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.life import Life
 from leafd.nesting import Parent
@@ -34,6 +33,7 @@ from leafshim.errors import (
     StateError,
     Unavailable,
 )
+from leafshim.exits import unpack
 from leafshim.state import DESTROYING, ISOLATING, PROVISIONING, RUNNING, STOPPED, move
 
 log = logging.getLogger("leafd")

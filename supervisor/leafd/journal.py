@@ -29,9 +29,9 @@ from time import time_ns
 import msgpack
 
 from leafshim.api.containers import Event
-from leafshim.api.shim import Exit
+from leafshim.api.shim import Exit, Limitation
 from leafshim.errors import DamagedRecord, KernelError
-from leafshim.exits import pack
+from leafshim.exits import pack, pack_limitation, unpack, unpack_limitation
 
 _MAGIC = b"LEAFEVT\x01"
 _FRAME = struct.Struct(">II")
@@ -90,6 +90,7 @@ class Journal:
         timestamp: int = 0,
         shim_sequence: int = 0,
         message: str = "",
+        limitation: Limitation | None = None,
     ) -> Event | None:
         """Write one event (`timestamp` in ns since the epoch; 0: now) and wake the followers.
 
@@ -107,6 +108,7 @@ class Journal:
             exit=end,
             shim_sequence=shim_sequence,
             message=message,
+            limitation=limitation,
         )
         try:
             if self._end >= self._segment_size:
@@ -219,16 +221,6 @@ class Journal:
         return os.path.join(self.path, f"{first:020d}")
 
 
-def unpack(value: object) -> Exit | None:
-    """The Exit in a record (`leafshim.exits.pack` made it); None for None. Raises DamagedRecord."""
-    if value is None:
-        return None
-    try:
-        return Exit(**value)  # type: ignore[arg-type]  # a map with other keys is caught
-    except TypeError as error:
-        raise DamagedRecord("exit", f"not an exit: {error}") from error
-
-
 def _encode(event: Event) -> bytes:
     payload: bytes = msgpack.packb(
         [
@@ -241,13 +233,14 @@ def _encode(event: Event) -> bytes:
             event.exit and pack(event.exit),
             event.shim_sequence,
             event.message,
+            pack_limitation(event.limitation),
         ]
     )
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def _decode(payload: bytes) -> Event:
-    sequence, timestamp, container_id, kind, exec_id, pid, end, shim_sequence, message = msgpack.unpackb(payload)
+    sequence, timestamp, container_id, kind, exec_id, pid, end, shim_sequence, message, *more = msgpack.unpackb(payload)
     return Event(
         sequence=sequence,
         timestamp=timestamp,
@@ -258,6 +251,7 @@ def _decode(payload: bytes) -> Event:
         exit=unpack(end),
         shim_sequence=shim_sequence,
         message=message,
+        limitation=unpack_limitation(more[0]) if more else None,
     )
 
 

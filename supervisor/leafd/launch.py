@@ -190,6 +190,7 @@ async def _create_task(launch: Launch, document: bytes) -> None:
             supervisor=environment.config.listen,
             shared_cgroup=record.shared_cgroup,
             parent_start_time=record.parent_start_time,
+            policy=shim.Policy.decode(record.policy),
         ),
     )
 

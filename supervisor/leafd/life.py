@@ -18,7 +18,6 @@ from typing import Protocol
 
 from leafd import recovery, restarts
 from leafd.adoption import adopt
-from leafd.journal import unpack
 from leafd.launch import Environment, Launch
 from leafd.recovery import Action, Shim
 from leafd.removal import remove_cgroup
@@ -28,6 +27,7 @@ from leafd.unattended import Unattended
 from leafshim import exits
 from leafshim.api import shim as api
 from leafshim.errors import LeafError, PeerError, Unavailable
+from leafshim.exits import unpack
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
 
 log = logging.getLogger("leafd")
@@ -202,6 +202,8 @@ class Life:
             end=event.exit,
             timestamp=event.timestamp,
             shim_sequence=event.sequence,
+            message=event.message,
+            limitation=event.limitation,
         )
         self.record.sequence = event.sequence
         match event.type:

@@ -16,7 +16,6 @@ import os
 from time import time_ns
 
 from leafd.containers import Table
-from leafd.journal import unpack
 from leafd.launch import Environment
 from leafd.removal import emptied, remove_cgroup
 from leafd.shims import parent_of
@@ -26,6 +25,7 @@ from leafshim.bundle import id_of
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.removal import Busy
 from leafshim.errors import DamagedRecord, LeafError
+from leafshim.exits import unpack
 from leafshim.state import PREPARING, PROVISIONING
 
 log = logging.getLogger("leafd")

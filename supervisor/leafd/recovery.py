@@ -18,7 +18,6 @@ from enum import Enum, auto
 from time import time_ns
 from typing import NamedTuple
 
-from leafd.journal import unpack
 from leafd.launch import Environment
 from leafd.shims import ShimClient, is_gone, is_stopped
 from leafd.store import Record
@@ -27,6 +26,7 @@ from leafshim import exits, record, state
 from leafshim.api.shim import Exit, InfoResponse
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import DamagedRecord, LeafError, NotFound, Unavailable
+from leafshim.exits import unpack
 
 log = logging.getLogger("leafd")
 

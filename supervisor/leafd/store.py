@@ -44,6 +44,8 @@ class Record:
     stdin: bool = False
     timeout: int = 0
     """ns after Start; 0: none."""
+    policy: bytes = b""
+    """What to do when a limit is hit, as the message leafd.shim.v1.Policy; empty: the defaults."""
     overlay_size: int = 0
     """Bytes for changes to the host's files; 0: not on the host's files."""
     stop_signal: int = 15

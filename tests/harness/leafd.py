@@ -14,6 +14,7 @@ from pathlib import Path
 
 from leafd.client import Client
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
+from leafshim.cgroup.layout import Layout
 from leafshim.errors import Unavailable
 
 BIN = Path(sys.executable).parent
@@ -67,6 +68,16 @@ class Leafd:
         except Unavailable:
             return False
         return True
+
+    def patient(self) -> tuple[str, str]:
+        """Flags for a machine that is ten times slower, as a guest is."""
+        config = self.root.parent / "leafd.toml"
+        config.write_text("call_deadline = 50.0\n")
+        return ("--config", str(config))
+
+    def cgroup_of(self, container_id: str) -> Cgroup:
+        """The non-leaf of a container that is made or will be."""
+        return Cgroup(Layout(find_mount(), self.name).container(container_id))
 
     def kill(self) -> None:
         """kill -9 of the daemon alone."""

@@ -64,6 +64,7 @@ class Shim:
         stdin: str = "",
         options: shim.CreateOptions | None = None,
         mounts: Sequence[dict[str, object]] = (),
+        resources: dict[str, object] | None = None,
         **changes: object,
     ) -> int:
         """Task.Create on the host's own files; the pid of init. `changes` replace top-level parts of `process`."""
@@ -74,7 +75,8 @@ class Shim:
         assert isinstance(linux, dict)
         document["mounts"] = [*document["mounts"], *mounts]  # type: ignore[misc]
         process |= changes
-        linux["cgroupsPath"] = "/" + os.path.basename(self.cgroup.path)
+        linux["resources"] |= resources or {}
+        linux["cgroupsPath"] = self.cgroup.path.removeprefix(find_mount())
         Path(self.bundle.config).write_text(json.dumps(document))
         request = task.CreateTaskRequest(
             id=ID,

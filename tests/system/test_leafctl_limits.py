@@ -14,19 +14,12 @@ from tests.harness.leafd import Leafd
 MiB = 1 << 20
 
 
-def patient(directory: Path) -> tuple[str, str]:
-    """Flags for a machine that is ten times slower, as a guest is."""
-    config = directory / "leafd.toml"
-    config.write_text("call_deadline = 50.0\n")
-    return ("--config", str(config))
-
-
 @pytest.fixture
 def leafd(tmp_path: Path) -> Iterator[Leafd]:
     """A running leafd, and a patient one."""
     installation = Leafd(tmp_path)
     try:
-        installation.start(*patient(tmp_path))
+        installation.start(*installation.patient())
         yield installation
     finally:
         installation.close()
@@ -88,7 +81,7 @@ def test_an_update_outlives_a_restart_and_leafd(leafd: Leafd, tmp_path: Path) ->
     succeed(leafd, "run", "-d", "--name", "web", "--restart", "always", "--hugetlb", "2MB=6M", "--", "sleep", "1000")
     leafd.kill()
     succeed(leafd, "update", "--hugetlb", "2MB=8M", "web")
-    leafd.start(*patient(tmp_path))
+    leafd.start(*leafd.patient())
     files = ("hugetlb.2MB.max", "hugetlb.2MB.rsvd.max")
     for restarts in (1, 2):
         restarted(leafd, "web")
@@ -194,7 +187,7 @@ def test_found_wanting_15_every_flag_is_in_its_file(leafd: Leafd, tmp_path: Path
         "--pids", "max", "--io-max", f"{device},rbps=max,wiops=max", "--io-weight", "100", "--hugetlb", "2MB=max",
         "--unified", "memory.oom.group=default", "web",
     )  # fmt: skip
-    leafd.start(*patient(tmp_path))
+    leafd.start(*leafd.patient())
     assert held(leafd, "web", *promised) == {
         "memory.max": "max",
         "memory.low": "0",

@@ -43,6 +43,7 @@ class CreateRequest(_Message):
     timeout: int = pb.uint64(8)  # nanoseconds; 0 = none. Ended with cause "limitation" after it
     overlay_size: int = pb.uint64(9)  # bytes for changes of a container on the host's files; 0 = the default
     rootfs: str = pb.string(10)  # an absolute directory that replaces root.path; empty = as the spec says
+    policy: shim.Policy | None = pb.message(shim.Policy, 11)  # what to do when a limit is hit
     # Of a nested container, whose id is PARENT/NAME (docs/nested.md):
     share_cgroups: bool | None = pb.optional(pb.boolean(14))  # its limits and figures are its parent's; absent = yes
     container_class: str = pb.string(15)  # "" (default), debug
@@ -123,6 +124,7 @@ class Event(_Message):
     exit: shim.Exit | None = pb.message(shim.Exit, 7)
     shim_sequence: int = pb.uint64(8)  # the number it had at the shim; 0 when leafd's own
     message: str = pb.string(9)
+    limitation: shim.Limitation | None = pb.message(shim.Limitation, 10)
 
 
 class LogsRequest(_Message):

@@ -16,6 +16,43 @@ class InfoRequest(_Message):
     pass
 
 
+class Figure(_Message):
+    name: str = pb.string(1)
+    value: int = pb.uint64(2)
+
+
+class Limitation(_Message):
+    """A limit that was hit."""
+
+    kind: str = pb.string(1)  # oom, pids, hugetlb, pressure, timeout
+    resource: str = pb.string(2)  # memory, pids, hugetlb.2MB, cpu, io, time
+    scope: str = pb.string(3)  # whose: own, inside (a cgroup that the workload made), ancestor, host
+    cgroup: str = pb.string(4)  # absolute path of the one whose limit it is; empty for the host
+    message: str = pb.string(5)  # in words, for a person
+    # oom: anon, file, kernel, current, peak, limit in bytes, and kills; pids: current, limit, failed; hugetlb: limit,
+    # refused; pressure: stall, window, total in microseconds, full as 0 or 1; timeout: limit in nanoseconds.
+    figures: list[Figure] = pb.repeated(pb.message(Figure, 6))
+
+
+class Pressure(_Message):
+    """What to do when processes stall for `stall` within `window`, both in microseconds."""
+
+    resource: str = pb.string(1)  # cpu, io, memory
+    full: bool = pb.boolean(2)  # all that are not idle, instead of some
+    stall: int = pb.uint64(3)
+    window: int = pb.uint64(4)
+    action: str = pb.string(5)  # event (default), kill
+
+
+class Policy(_Message):
+    """What to do when a limit is hit: event (default) tells it, kill also ends the container."""
+
+    oom: str = pb.string(1)
+    pids: str = pb.string(2)
+    hugetlb: str = pb.string(3)
+    pressure: list[Pressure] = pb.repeated(pb.message(Pressure, 4))
+
+
 class Exit(_Message):
     """Why and how a process ended."""
 
@@ -27,6 +64,8 @@ class Exit(_Message):
     cpu_usage: int = pb.uint64(6)  # microseconds, cpu.stat usage_usec; 0 when the cgroup does not say
     memory_peak: int = pb.uint64(7)  # bytes, memory.peak; 0 when the cgroup does not say
     message: str = pb.string(8)  # in words, for a person; may be empty
+    limitation: Limitation | None = pb.message(Limitation, 9)  # what ended it, for the causes oom and limitation
+    oom_kills: int = pb.uint64(10)  # of init: processes of the container that the OOM killer killed in all its life
 
 
 class Process(_Message):
@@ -65,6 +104,7 @@ class CreateOptions(_Message):
     log_max_size: int = pb.uint64(5)  # bytes; at this size the log moves to log.1, replacing it; 0 = the default
     supervisor: str = pb.string(7)  # socket to ring at when there are events and nobody listens; empty: nowhere
     start: bool = pb.boolean(6)  # go on to RUNNING in one step; no Start follows, and a failure leaves nothing
+    policy: Policy | None = pb.message(Policy, 8)  # what to do when a limit is hit
     # Of a nested container:
     shared_cgroup: str = pb.string(16)  # absolute path of the cgroup whose limits and figures are its own; empty: it
     # has its own
@@ -78,10 +118,14 @@ class EventsRequest(_Message):
 class Event(_Message):
     sequence: int = pb.uint64(1)
     timestamp: int = pb.int64(2)  # nanoseconds since the epoch
-    type: str = pb.string(3)  # create, start, exit, oom, paused, resumed, exec-added, exec-started, exec-exited
+    # create, start, exit, paused, resumed, exec-added, exec-started, exec-exited; a limit that was hit: oom, pids,
+    # hugetlb, pressure, timeout; and watch-broken, watch-restored.
+    type: str = pb.string(3)
     exec_id: str = pb.string(4)
     pid: int = pb.uint32(5)
     exit: Exit | None = pb.message(Exit, 6)
+    limitation: Limitation | None = pb.message(Limitation, 7)
+    message: str = pb.string(8)  # in words, where there is more to say than the type does
 
 
 class CollectResponse(_Message):

@@ -8,7 +8,7 @@ systems with Cgroups2 enabled"):
     settings   nothing exists yet; again at each update
     prepare    the cgroups exist, the settings are written, no process is there yet
     isolate    the process exists, in the leaf, and has not been released
-    watch      what may end the container, from now on
+    watch      which files to wait on, from now on; counters, judge   whenever one of them says that there is news
     make_room, update  any number of times; the settings are written in between
     usage, status
     recover    instead of prepare and isolate, after a restart of ours
@@ -17,10 +17,11 @@ systems with Cgroups2 enabled"):
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from leafshim.cgroup.figures import Figures, Format, collect
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.limitation import Counters, Limitation, Watch
 from leafshim.cgroup.values import File, Setting
 from leafshim.errors import KernelError, StateError
 from leafshim.spec.resources import Limits
@@ -30,20 +31,6 @@ if TYPE_CHECKING:
 
 InForce: TypeAlias = Callable[[str], str]
 """What an interface file holds now; for a container that does not exist yet, what a new cgroup has in it."""
-
-
-class Limitation(NamedTuple):
-    """Why a limit wants to end a container. `resource`: the controller's name; `message`: for a person."""
-
-    resource: str
-    message: str
-
-
-class Watch(NamedTuple):
-    """A file of the container's to wait on with EPOLLPRI; on each event `check` says whether a limit was hit."""
-
-    file: str
-    check: Callable[[], Limitation | None]
 
 
 class Controller:
@@ -73,9 +60,21 @@ class Controller:
     def isolate(self, cgroup: Cgroup, pid: int) -> None:
         """Do what needs the process, or prove that it is where it should be."""
 
-    def watch(self, cgroup: Cgroup) -> tuple[Watch, ...]:
-        """What to wait on. A past event is none: counters are compared with their values now."""
+    def watch(self, cgroup: Cgroup) -> Sequence[Watch]:
+        """What to wait on; nothing where the controller is not enabled."""
         return ()
+
+    def counters(self, cgroup: Cgroup) -> Counters:
+        """What to compare with: a past event is none."""
+        return {}
+
+    def baseline(self, cgroup: Cgroup) -> Counters:
+        """`counters` to begin with, for a cgroup that is new: its own began at 0, and were not read yet."""
+        return {}
+
+    def judge(self, cgroup: Cgroup, before: Counters, now: Counters, fired: Watch | None) -> Iterator[Limitation]:
+        """The limits that were hit between two `counters`. `fired`: the watch that has news; None, just a look."""
+        yield from ()
 
     def make_room(self, cgroup: Cgroup, settings: Sequence[Setting]) -> Iterator[None]:
         """Bring use below what is about to be allowed, giving way between steps. Raises StateError if that fails."""

@@ -31,3 +31,14 @@ def drain(fd: int) -> None:
             pass
     except BlockingIOError:
         pass
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether that signal waits for the process `pid` as a whole (proc_pid_status(5), ShdPnd). A SIGKILL stays there
+    for as long as the process takes to die; one that has died has none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            fields = file.read().split()
+    except OSError:
+        return False
+    return bool(int(fields[fields.index(b"ShdPnd:") + 1], 16) >> (number - 1) & 1)

@@ -9,6 +9,7 @@ from leafd import limits, tasks
 from leafd.cli.command import Caller, Command
 from leafd.cli.identifiers import MANY
 from leafd.cli.lifecycle import each
+from leafshim.policy import ACTIONS, EVENT
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -33,6 +34,28 @@ _REPEATED = (
         "Any limit by its file, as memory.oom.group=1; `default` takes it off.",
     ),
 )
+
+
+_POLICIES = (
+    ("on_oom", "When the OOM killer kills in it: tell it, or end the container."),
+    ("on_pids", "When a fork fails by the limit of pids."),
+    ("on_hugetlb", "When a huge page is refused by its limit."),
+)
+
+
+def policy_options(command: F) -> F:
+    """--on-oom and its like."""
+    command = click.option(
+        limits.flag("on_pressure"),
+        multiple=True,
+        metavar="RESOURCE:STALL/WINDOW[=ACTION]",
+        help="When it stalls for cpu, io or memory, as memory:150ms/1s=kill; memory-full: when all of it does.",
+    )(command)
+    for name, text in reversed(_POLICIES):
+        command = click.option(
+            limits.flag(name), type=click.Choice(ACTIONS), default=EVENT, show_default=True, help=text
+        )(command)
+    return command
 
 
 def limit_options(command: F) -> F:

@@ -8,11 +8,11 @@ from typing import TypeAlias, Unpack
 
 import click
 
-from leafd import devices, limits, names
+from leafd import devices, limits, names, policies
 from leafd.cli import nested, output, views
 from leafd.cli.command import Caller, RunCommand
 from leafd.cli.foreground import forwards_input, launch_failure, process_options, relay, seconds
-from leafd.cli.limits import limit_options
+from leafd.cli.limits import limit_options, policy_options
 from leafd.cli.terminal import signals_as_bytes, signals_as_interrupts, size
 from leafd.client import Client, CreateOptions
 from leafd.describe import Document, describe, parse, parse_mount, wants_terminal
@@ -44,7 +44,7 @@ _Description: TypeAlias = Callable[[Client, str], Document]
 """Of a container, once leafd is there and the id is known."""
 
 
-class Flags(limits.Flags, nested.Flags):
+class Flags(limits.Flags, nested.Flags, policies.Flags):
     """The command line, as click hands it over."""
 
     command: Sequence[str]
@@ -95,6 +95,7 @@ class Flags(limits.Flags, nested.Flags):
     "--net", type=click.Choice(["host", "none"]), help="Network: the host's when absent; of a nested one its parent's."
 )
 @limit_options
+@policy_options
 @nested.nested_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label, shown by inspect.")
 @click.option(
@@ -146,6 +147,7 @@ def run_command(ctx: click.Context, /, **flags: Unpack[Flags]) -> int:
         "remove": flags["remove"],
         "start": flags["detach"],
         **nested.options(flags, share),
+        "policy": policies.policy(flags),
     }
     if flags["timeout"] is not None:
         options["timeout"] = _timeout(flags["timeout"])

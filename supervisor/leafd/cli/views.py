@@ -7,7 +7,7 @@ import base64
 
 from leafd.cli.output import Json, duration, since
 from leafshim.api.containers import Container, Event, LogChunk
-from leafshim.api.shim import Exit
+from leafshim.api.shim import Exit, Limitation
 from leafshim.logs import stamp
 
 
@@ -55,6 +55,20 @@ def exit_details(ended: Exit) -> dict[str, Json]:
         "cpu_usage": ended.cpu_usage or None,
         "memory_peak": ended.memory_peak or None,
         "message": ended.message or None,
+        "limitation": limitation(ended.limitation) if ended.limitation else None,
+        "oom_kills": ended.oom_kills,
+    }
+
+
+def limitation(shown: Limitation) -> dict[str, Json]:
+    """A limit that was hit. `cgroup` is null for the host; `figures` are those of docs/watch.md."""
+    return {
+        "kind": shown.kind,
+        "resource": shown.resource,
+        "scope": shown.scope,
+        "cgroup": shown.cgroup or None,
+        "message": shown.message,
+        "figures": {figure.name: figure.value for figure in shown.figures},
     }
 
 
@@ -69,6 +83,7 @@ def event(shown: Event) -> dict[str, Json]:
         "pid": shown.pid or None,
         "exit": exit_details(shown.exit) if shown.exit else None,
         "message": shown.message or None,
+        "limitation": limitation(shown.limitation) if shown.limitation else None,
     }
 
 
@@ -112,6 +127,6 @@ def event_line(shown: Event) -> str:
         details.append(f"pid={shown.pid}")
     if shown.exit:
         details.append(f"{end(shown.exit)} after {duration(shown.exit.duration)}")
-    if shown.message:
-        details.append(f"({shown.message})")
+    if message := shown.message or (shown.limitation and shown.limitation.message):
+        details.append(f"({message})")
     return f"{shown.sequence:>6}  {stamp(shown.timestamp)}  {shown.id or '-'}  {' '.join(details)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.puppet import Puppet
 from tests.harness.shim import Shim
 
 
@@ -14,3 +15,10 @@ def web(tmp_path: Path) -> Iterator[Shim]:
     shim = Shim(tmp_path)
     yield shim
     shim.close()
+
+
+@pytest.fixture
+def puppet(web: Shim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
+    one = Puppet(web, tmp_path_factory.mktemp("puppet"))
+    yield one
+    one.close()

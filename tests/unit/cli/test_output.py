@@ -46,6 +46,8 @@ def test_a_stopped_container() -> None:
         "cpu_usage": None,
         "memory_peak": 7,
         "message": None,
+        "limitation": None,
+        "oom_kills": 0,
     }
 
 
