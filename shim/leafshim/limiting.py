@@ -57,7 +57,7 @@ class Limiting(Holding):
     # Watching.
 
     def watch_limits(self, cgroup: Cgroup) -> None:
-        """Begin to watch, before there is a process.
+        """Begin to watch, before init is released.
 
         Raises Unsupported for a policy whose controller is not there, KernelError.
         """

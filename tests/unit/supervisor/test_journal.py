@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import struct
+import zlib
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from leafd.journal import Journal
 from leafshim.api.containers import Event
-from leafshim.api.shim import Exit
+from leafshim.api.shim import Exit, Figure, Limitation
 
 
 def _open(path: Path, size: int = 1 << 20) -> Journal:
@@ -37,6 +40,30 @@ def test_what_was_appended_is_read_again_after_a_restart(tmp_path: Path) -> None
     event = again.append("removed", "web")
     assert event is not None
     assert event.sequence == 4
+
+
+def test_a_limitation_is_read_again(tmp_path: Path) -> None:
+    hit = Limitation(kind="oom", scope="own", cgroup="/x", message="m", figures=[Figure(name="anon", value=5)])
+    journal = _open(tmp_path)
+    journal.append("oom", "web", limitation=hit)
+    journal.append("exit", "web", end=Exit(cause="oom", limitation=hit, oom_kills=2))
+    journal.close()
+    told, ended = _open(tmp_path).read()
+    assert told.limitation == hit
+    assert ended.exit == Exit(cause="oom", limitation=hit, oom_kills=2)
+
+
+def test_what_the_last_release_wrote_is_read(tmp_path: Path) -> None:
+    end = {"status": 3, "signal": 0, "cause": "exited", "finished_at": 1, "duration": 2}
+    end |= {"cpu_usage": 3, "memory_peak": 4, "message": ""}
+    payload = msgpack.packb([1, 123, "web", "exit", "", 7, end, 4, ""])
+    (tmp_path / "events").mkdir()
+    frame = struct.pack(">II", len(payload), zlib.crc32(payload)) + payload
+    (tmp_path / "events" / f"{1:020d}").write_bytes(b"LEAFEVT\x01" + frame)
+    journal = _open(tmp_path)
+    assert journal.damage == []
+    (event,) = journal.read()
+    assert event.exit == Exit(status=3, cause="exited", finished_at=1, duration=2, cpu_usage=3, memory_peak=4)
 
 
 def test_an_event_that_a_shim_tells_again_is_not_written_again(tmp_path: Path) -> None:
