@@ -179,7 +179,11 @@ class Process:
         if self.stage == ADDED or self.told or self.requested_signal == number:
             return False
         if self.stage == ENDED:
-            return self.wait_status is not None and os.WIFSIGNALED(self.wait_status) and os.WTERMSIG(self.wait_status) == number
+            return (
+                self.wait_status is not None
+                and os.WIFSIGNALED(self.wait_status)
+                and os.WTERMSIG(self.wait_status) == number
+            )
         return is_pending(self.pid, number)
 
     def settle(self, limitation: Limitation | None = None) -> Exit:

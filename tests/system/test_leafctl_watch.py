@@ -1,6 +1,8 @@
 """leafctl run --on-…: what is told when a limit is hit, what ends, and that it outlives leafd."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +92,29 @@ def test_what_ended_it_is_shown_by_inspect(leafd: Leafd) -> None:
     assert leafd.inspect("web")["exit"] == end
 
 
+def test_what_a_new_shim_takes_over_is_watched(leafd: Leafd, tmp_path: Path) -> None:
+    """With the counts and the policy of the one before."""
+    fifo = tmp_path / "mnt"
+    fifo.mkdir()
+    os.mkfifo(fifo / "go")
+    program = f"{MAP}open('/mnt/go').read()\n{MAP}{WAIT}"
+    mount = f"src={fifo},dst=/mnt"
+    run(leafd, "--hugetlb", "2MB=0", "--mount", mount, "--", "python3", "-c", program)
+    wait_for(leafd, "hugetlb")
+    shim = leafd.inspect("web")["shim_pid"]
+    assert isinstance(shim, int)
+    os.kill(shim, signal.SIGKILL)
+    wait_for(leafd, "adopted")
+    (fifo / "go").write_text("")
+    wait_for(leafd, "hugetlb", 2)
+    with leafd.client as client:
+        told = [event.limitation for event in client.events() if event.type == "hugetlb"]
+    counts = [{figure.name: figure.value for figure in hit.figures}["refused"] for hit in told if hit is not None]
+    assert counts == [1, 1]
+    assert leafd.ctl("stop", "-t", "0", "web").returncode == 0
+    assert leafd.inspect("web")["exit_cause"] == "killed"
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
@@ -108,7 +133,7 @@ def test_a_policy_that_is_none_is_refused(leafd: Leafd, flags: list[str], why: s
 
 
 @pytest.mark.vm
-def test_a_past_oom_is_past_for_a_new_leafd(leafd: Leafd) -> None:
+def test_found_wanting_08_a_past_oom_is_past_for_a_new_leafd(leafd: Leafd) -> None:
     program = f"import subprocess, time; subprocess.run(['python3', '-c', {EAT!r}]); time.sleep(1000)"
     run(leafd, "--memory", "48M", "--", "python3", "-c", program)
     wait_for(leafd, "oom")

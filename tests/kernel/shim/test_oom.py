@@ -58,7 +58,7 @@ def test_oom_detection(web: Shim, puppet: Puppet) -> None:
     assert events[2].limitation == end.limitation
 
 
-def test_an_oom_while_the_shim_sleeps_is_told_before_the_exit(web: Shim, puppet: Puppet) -> None:
+def test_found_wanting_09_an_oom_while_the_shim_sleeps_is_told_before_the_exit(web: Shim, puppet: Puppet) -> None:
     puppet.run(SMALL)
     fall_asleep(web)
     puppet.do(EAT)
@@ -147,7 +147,7 @@ def test_a_host_without_memory_is_named(web: Shim, puppet: Puppet) -> None:
     assert "limit" not in figures(end.limitation)
 
 
-def test_an_oom_of_a_nested_container_is_not_its_parents(
+def test_found_wanting_08_an_oom_of_a_nested_container_is_not_its_parents(
     web: Shim, puppet: Puppet, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     puppet.run({"memory": {"limit": 200 * MiB}})
@@ -173,7 +173,7 @@ def test_an_oom_of_a_nested_container_is_not_its_parents(
     assert kinds(web) == ["create", "start", "exit"]
 
 
-def test_a_past_oom_is_past_for_a_new_worker(web: Shim, puppet: Puppet) -> None:
+def test_found_wanting_08_a_past_oom_is_past_for_a_new_worker(web: Shim, puppet: Puppet) -> None:
     puppet.run(SMALL, Policy())
     puppet.fork(EAT)
     last = until(web, "oom")[-1].sequence

@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_does_not_make_the_past_happen_again(web: Shim, 
     assert figures(limitation(second[0]))["refused"] == 1
 
 
-def test_a_watch_that_breaks_is_told_and_set_up_again(web: Shim, puppet: Puppet) -> None:
+def test_found_wanting_12_a_watch_that_breaks_is_told_and_set_up_again(web: Shim, puppet: Puppet) -> None:
     puppet.run(NO_HUGE_PAGES)
     web.cgroup.write("cgroup.subtree_control", "-hugetlb")
     fall_asleep(web)  # poll(2) sees that the file is gone when it is called, and is not woken up for it
