@@ -13,7 +13,7 @@ from leafd.describe import Document, describe
 from leafd.describe_nested import describe_nested
 from leafshim.api.containers import Container
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import NotFound, StateError
+from leafshim.errors import AlreadyExists, NotFound, StateError
 from leafshim.state import DESTROYING, RUNNING, STOPPED
 from tests.harness.leafd import Leafd
 
@@ -102,6 +102,26 @@ def test_a_parent_that_is_told_to_end_takes_all_along(leafd: Leafd) -> None:
         client.kill("web", signal.SIGTERM)
         assert _status(client.wait("web")) == 5
         assert client.inspect("web/db").state == STOPPED
+
+
+@pytest.mark.parametrize("share", [["pid"], []])
+def test_a_restart_policy_ends_with_the_parent_and_that_of_the_parent_goes_on(leafd: Leafd, share: list[str]) -> None:
+    document = describe_nested(("sleep", "1000"), share=share)
+    with leafd.client as client:
+        before = client.create("web", SLEEP, start=True, restart="always")
+        client.create("web/db", document, start=True, restart="always", share=share)
+        client.kill("web")
+        with client.events(follow=True, container_id="web") as events:
+            next(event for event in events if event.type == "restarted")
+        ended = client.wait("web/db")
+        assert (ended.state, ended.parent) == (STOPPED, "web")
+        after = client.inspect("web")
+        assert (after.state, after.restarts) == (RUNNING, 1)
+        assert after.pid != before.pid
+        with pytest.raises(AlreadyExists, match="web/db: a container of that name exists"):
+            client.create("web/db", document, share=share)
+        client.create("web/db2", document, start=True, share=share)
+        client.stop("web", grace=0)
 
 
 def test_all_who_ask_for_an_end_get_the_same_one(leafd: Leafd) -> None:
