@@ -19,7 +19,7 @@ from leafshim.api.task import CreateTaskRequest
 from leafshim.bundle import Bundle
 from leafshim.cgroup import delegation, devices
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
-from leafshim.cgroup.isolator import Isolator, Settings
+from leafshim.cgroup.isolator import WITH_FIGURES, Isolator, Settings
 from leafshim.errors import AlreadyExists, InputError
 from leafshim.launch.plan import Plan, plan_exec, plan_init
 from leafshim.spec import DeviceRule, Resources, Spec, load_process
@@ -34,13 +34,15 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in. `isolator` None: no controller has to do with them. `owner`: the
-    user that the leaf is handed over to, or None."""
+    """Init, and the cgroups that it is to live in. `isolator` None: no controller has to do with them.
+    `isolation`: the controllers to enable, limits or not. `owner`: the user that the leaf is handed over to, or None.
+    """
 
     init: Order
     cgroup: Cgroup
     isolator: Isolator | None
     limits: Settings
+    isolation: tuple[str, ...]
     rules: tuple[DeviceRule, ...]
     owner: int | None
 
@@ -49,7 +51,7 @@ class InitOrder(NamedTuple):
         self.cgroup.create()
         self.cgroup.child("leaf").create()
         if self.isolator is not None:
-            self.isolator.prepare(self.limits)
+            self.isolator.prepare(self.limits, self.isolation)
         if self.owner is not None:
             delegation.delegate(self.cgroup.child("leaf"), self.owner)
 
@@ -78,7 +80,9 @@ def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest, options: 
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
     order = Order(plan, cgroup.child("leaf").path, spec.process.args)
     own = None if options.shared_cgroup else isolator
-    return InitOrder(order, cgroup, own, limits, resources.devices, delegation.owner(spec))
+    isolation = options.isolation
+    enabled = tuple(isolation.controllers) if isolation is not None else WITH_FIGURES
+    return InitOrder(order, cgroup, own, limits, enabled, resources.devices, delegation.owner(spec))
 
 
 def order_exec(spec: Spec, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:

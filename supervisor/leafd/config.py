@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from leafd.restarts import BackOff
+from leafshim.cgroup.isolator import CONTROLLERS, WITH_FIGURES
 from leafshim.errors import InputError
+
+ALL, NONE = "all", "none"
+KERNELS = tuple(controller.name for controller in CONTROLLERS if controller.name)
+"""The controllers of the kernel that leafd knows."""
 
 RECONNECT, CLEANUP = RECOVER = ("reconnect", "cleanup")
 
@@ -34,6 +39,10 @@ class Config:
     verbose: bool = False
     """Log what is done, not only what goes wrong."""
 
+    isolation: str = ",".join(WITH_FIGURES)
+    """The cgroup2 controllers that every new container has enabled, where the host has them: for their figures, and to
+    be told when a limit is hit. A list, `all`, or `none`. One that limits a container is enabled for that in any case,
+    and what a container has it keeps."""
     recover: str = "reconnect"
     """What to do with the containers of an earlier leafd: `reconnect` finds them again, `cleanup` ends all of them, and
     then leafd ends too."""
@@ -74,6 +83,13 @@ class Config:
         return self.socket or os.path.join(self.root, "leafd.sock")
 
     @property
+    def controllers(self) -> tuple[str, ...]:
+        """`isolation`, as names."""
+        if self.isolation in (ALL, NONE):
+            return KERNELS if self.isolation == ALL else ()
+        return tuple(self.isolation.split(","))
+
+    @property
     def back_off(self) -> BackOff:
         """The delays of restarts."""
         return BackOff(self.restart_first, self.restart_max, self.restart_reset)
@@ -110,6 +126,9 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
     parser.add_argument("--state", metavar="DIR", help=f"exit records and events (default {Config.state})")
     parser.add_argument("--socket", metavar="PATH", help="where clients connect (default ROOT/leafd.sock)")
     parser.add_argument("--cgroups-root", metavar="NAME", help=f"below the mount (default {Config.cgroups_root})")
+    parser.add_argument(
+        "--isolation", metavar="LIST", help=f"controllers of every container, all or none (default {Config.isolation})"
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file with any setting")
     parser.add_argument(
         "--recover",
@@ -125,6 +144,9 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
     for key in ("root", "state", "cgroups_root", "separator"):
         if not getattr(config, key):
             raise InputError(f"{key}: must not be empty")
+    unknown = sorted(set(config.controllers) - set(KERNELS))
+    if unknown:
+        raise InputError(f"isolation: {unknown[0]!r}: must be all, none or some of {', '.join(KERNELS)}")
     if config.recover not in RECOVER:
         raise InputError(f"recover: {config.recover!r}: must be one of {', '.join(RECOVER)}")
     return replace(

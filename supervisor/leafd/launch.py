@@ -188,6 +188,7 @@ async def _create_task(launch: Launch, document: bytes) -> None:
             log_max_size=environment.config.log_size,
             start=launch.at_once,
             supervisor=environment.config.listen,
+            isolation=shim.Isolation(controllers=list(environment.config.controllers)),
             shared_cgroup=record.shared_cgroup,
             parent_start_time=record.parent_start_time,
             policy=shim.Policy.decode(record.policy),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leafshim.cgroup.devices import Devices
 from leafshim.cgroup.figures import Figures, number
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import CONTROLLERS
@@ -139,3 +140,24 @@ def test_a_controller_that_went_and_came_back_across_restarts(leafd: Leafd, tmp_
     assert leafd.inspect("web")["pid"] == before["pid"]
     assert leafd.ctl("stop", "-t", "0", "web").returncode == 0
     assert not os.path.exists(web.path)
+
+
+@pytest.mark.vm
+def test_isolation_flags_changed_across_a_restart(leafd: Leafd, tmp_path: Path) -> None:
+    """What a container has it keeps: limits, device rules, watch and figures. Another flag is for the next ones."""
+    leafd.stop()
+    leafd.start(*patient(tmp_path), "--isolation", "memory")
+    web = run(leafd, "--memory", "64M", "--pids", "9", "--device", "c:10:229:rwm", "--on-pids", "kill")
+    assert web.child("leaf").controllers() == {"memory", "pids"}
+    rules, shown = Devices().status(web), leafd.inspect("web")["limits"]
+    leafd.kill()
+    leafd.start(*patient(tmp_path), "--isolation", "none")
+    assert web.child("leaf").controllers() == {"memory", "pids"}
+    assert (Devices().status(web), leafd.inspect("web")["limits"]) == (rules, shown)
+    assert {"memory", "pids"} <= figures(leafd).keys()
+    result = leafd.ctl("run", "-d", "--name", "next", "--", "sleep", "1000")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert Cgroup(str(leafd.inspect("next")["leaf"])).controllers() == frozenset()
+    leafd.ctl("exec", "web", "--", "sh", "-c", "for n in 1 2 3 4 5 6 7 8 9 10 11; do sleep 1000 & done; true")
+    assert leafd.ctl("wait", "web").returncode == 137
+    assert leafd.inspect("web")["exit_cause"] == "limitation"

@@ -93,6 +93,12 @@ class InfoResponse(_Message):
     processes: list[Process] = pb.repeated(pb.message(Process, 14))  # execs
 
 
+class Isolation(_Message):
+    """The controllers that a container has enabled, limits or not, where the host has them."""
+
+    controllers: list[str] = pb.repeated(pb.string(1))
+
+
 class CreateOptions(_Message):
     """containerd's CreateTaskRequest.options when the supervisor asks: where things go, and what containerd has no
     field for."""
@@ -105,6 +111,7 @@ class CreateOptions(_Message):
     supervisor: str = pb.string(7)  # socket to ring at when there are events and nobody listens; empty: nowhere
     start: bool = pb.boolean(6)  # go on to RUNNING in one step; no Start follows, and a failure leaves nothing
     policy: Policy | None = pb.message(Policy, 8)  # what to do when a limit is hit
+    isolation: Isolation | None = pb.message(Isolation, 9)  # absent: those that have figures
     # Of a nested container:
     shared_cgroup: str = pb.string(16)  # absolute path of the cgroup whose limits and figures are its own; empty: it
     # has its own

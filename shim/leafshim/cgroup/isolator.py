@@ -16,7 +16,7 @@ Rules:
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
 from leafshim.cgroup import protection
@@ -47,6 +47,9 @@ CONTROLLERS: tuple[Controller, ...] = (
     MiscController(),
     MemoryController(),  # the last to be written: too low a limit kills at once
 )
+
+WITH_FIGURES = tuple(controller.name for controller in CONTROLLERS if controller.figures)
+"""Those that every container has enabled, unless somebody says otherwise."""
 
 _BY_NAME = {controller.name: controller for controller in CONTROLLERS}
 _VALUE_REFUSED = (errno.EINVAL, errno.ENODEV, errno.ERANGE, errno.ENXIO)
@@ -94,11 +97,11 @@ class Isolator:
         self._require(settings)
         return settings
 
-    def prepare(self, settings: Settings) -> None:
-        """Enable what is needed and write the settings. Raises InputError, StateError, Unsupported, KernelError."""
-        there = Cgroup(self.mount).controllers()
-        figures = {controller.name for controller in CONTROLLERS if controller.figures and controller.name in there}
-        self._write(settings, figures | {setting.controller for setting in settings})
+    def prepare(self, settings: Settings, isolation: Collection[str] = WITH_FIGURES) -> None:
+        """Enable what is needed and write the settings. `isolation`: the controllers to enable where the host has them,
+        limits or not. Raises InputError, StateError, Unsupported, KernelError."""
+        there = Cgroup(self.mount).controllers() if isolation else frozenset()
+        self._write(settings, {*there} & {*isolation} | {setting.controller for setting in settings})
 
     def update(
         self, limits: Limits, *, kill: bool = False, accepted: Callable[[Settings], None] | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from leafd.config import Config, from_arguments, from_document
+from leafd.config import KERNELS, Config, from_arguments, from_document
 from leafshim.errors import InputError
 
 
@@ -52,6 +52,7 @@ def test_paths_lose_their_symbolic_links(tmp_path: Path) -> None:
         ("restart_max = -1", "restart_max: must be more than 0"),
         ("root = ", "leafd.toml: "),
         ("root = ''", "root: must not be empty"),
+        ("isolation = 'cpu,ram'", "isolation: 'ram': must be all, none or some of cpu, "),
     ],
 )
 def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, complaint: str) -> None:
@@ -59,6 +60,14 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, complaint: str
     file.write_text(text)
     with pytest.raises(InputError, match=complaint):
         from_arguments(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("isolation", "controllers"),
+    [("all", KERNELS), ("none", ()), ("memory", ("memory",)), ("cpu,hugetlb", ("cpu", "hugetlb"))],
+)
+def test_the_controllers_of_every_container(isolation: str, controllers: tuple[str, ...]) -> None:
+    assert from_arguments(["--isolation", isolation]).controllers == controllers
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
