@@ -130,8 +130,10 @@ def test_with_the_nursery_gone_too_the_kernel_knows_the_status(leafd: "Leafd", l
 
 
 @pytest.mark.vm
-def test_on_an_older_kernel_the_nursery_knows_the_status(leafd: "Leafd", tmp_path: Path) -> None:
+def test_on_an_older_kernel_the_nursery_knows_the_status(leafd: "Leafd") -> None:
     """Linux 6.12, in the guest, has no PIDFD_INFO_EXIT."""
+    leafd.stop()
+    leafd.start(*leafd.patient())
     with leafd.client as client:
         made = client.create("web", describe(["sh", "-c", "read line; exit 6"]), start=True, stdin=True)
         kill(made.shim_pid)
