@@ -113,6 +113,18 @@ def _demonstrate(leafd: Leafd, transcript: Transcript) -> None:
         counted[0] == 1 and _unbroken(counted) and set(seen) <= set(counted),
     )
 
+    transcript.say("Kill the container's shim, which is the parent of its first process.")
+    transcript.show(f"kill -9 {after['shim_pid']}")
+    os.kill(int(str(after["shim_pid"])), signal.SIGKILL)
+    _await(leafd, "adopted")
+    transcript.run("leafctl ps")
+    adopted = leafd.inspect("counter")
+    transcript.claim("the container has the same pid", adopted["pid"] == before["pid"])
+    transcript.claim(f"and another shim, {adopted['shim_pid']}", adopted["shim_pid"] not in (0, before["shim_pid"]))
+    seen = _numbers(transcript.run("leafctl attach --no-stdin counter | head -n 2"))
+    counted = _numbers(leafd.ctl("logs", "counter").stdout)
+    transcript.claim(f"the count is unbroken, 1 to {counted[-1]}", counted[0] == 1 and _unbroken(counted))
+
     transcript.say("Plant an orphan: a cgroup of ours with a process in it, and no container that owns it.")
     orphan = _plant(leafd, transcript)
     last = _last_event(leafd)
@@ -128,7 +140,10 @@ def _demonstrate(leafd: Leafd, transcript: Transcript) -> None:
     transcript.claim("the container was left alone", leafd.inspect("counter")["pid"] == before["pid"])
 
     transcript.say("Clean up.")
-    transcript.run("leafctl stop -t 1 counter; leafctl rm counter; leafctl ps")
+    transcript.run("leafctl stop -t 1 counter")
+    ended = leafd.inspect("counter")
+    transcript.claim("the true exit status is known: ended on request", ended["exit_cause"] == "killed")
+    transcript.run("leafctl rm counter; leafctl ps")
     transcript.claim("no container is left", json.loads(leafd.ctl("--json", "ps").stdout) == [])
     transcript.show(f"kill {leafd.process.pid}")
     transcript.claim("the supervisor ends when asked to", leafd.stop() == 0)
@@ -165,6 +180,12 @@ def _plant(leafd: Leafd, transcript: Transcript) -> "subprocess.Popen[bytes]":
     process.stdout.close()
     transcript.run('cat "$CGROUP"/orphan/leaf/cgroup.procs')
     return process
+
+
+def _await(leafd: Leafd, kind: str) -> None:
+    """Wait for an event of that kind."""
+    with leafd.client as client, client.events(follow=True) as events:
+        next(event for event in events if event.type == kind)
 
 
 def _numbers(text: str) -> list[int]:
