@@ -9,6 +9,7 @@ Rules:
 """
 
 import os
+import select
 import signal as signal_numbers
 import socket
 import sys
@@ -120,8 +121,9 @@ class Shim:
     def _await_order(self, rest: Sleeper, orders: socket.socket) -> tuple[int, dict[str, int]]:
         """Learn whose shim we are: the connection of who gave the order, -1 if none came with it, and what we take over
         from a shim that died."""
-        rehearse()
-        own_heap()
+        if not _readable(orders):  # else there is no time to lose
+            rehearse()
+            own_heap()
         order, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX)
         if not order:
             os._exit(0)
@@ -183,6 +185,12 @@ class Shim:
 
         with open(os.path.join(self.container.bundle.path, "defects"), "a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)))
+
+
+def _readable(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def authorized(pid: int, uid: int, gid: int) -> bool:

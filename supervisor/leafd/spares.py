@@ -34,6 +34,8 @@ class Spares:
     async def take(self) -> Spawned:
         """A shim, the caller's from here on. Raises what a Spawn raises."""
         spare, self._spare = self._spare, None
+        if self._making is not None:  # not now: this launch has the processors to itself
+            self._making.cancel()
         return spare or await self._nursery.spawn(self._shims)
 
     def prepare(self) -> None:
