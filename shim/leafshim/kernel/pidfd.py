@@ -37,7 +37,8 @@ def exit_info(pidfd: int) -> int | None:
     """The wait status (wait(2)) of a process that anybody has reaped; None while it lives or is a zombie.
 
     The kernel keeps it for as long as somebody holds a pidfd that was opened before the reaping (Linux 6.15,
-    PIDFD_INFO_EXIT). Before 6.15 the answer is None for ever: no such ioctl (ENOTTY), or no process (ESRCH).
+    PIDFD_INFO_EXIT). Before 6.15 the answer is None for ever: no such ioctl (ENOTTY; EINVAL where a pidfd has others,
+    since 6.11), or no process (ESRCH).
     Raises KernelError.
     """
     info = bytearray(_PIDFD_INFO.size)
@@ -45,7 +46,7 @@ def exit_info(pidfd: int) -> int | None:
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
     except OSError as error:
-        if error.errno in (errno.ESRCH, errno.ENOTTY):
+        if error.errno in (errno.ESRCH, errno.ENOTTY, errno.EINVAL):
             return None
         raise KernelError.of(error, "PIDFD_GET_INFO") from error
     mask, *_, status = _PIDFD_INFO.unpack(info)
