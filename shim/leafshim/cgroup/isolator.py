@@ -100,6 +100,12 @@ class Isolator:
         figures = {controller.name for controller in CONTROLLERS if controller.figures and controller.name in there}
         self._write(settings, figures | {setting.controller for setting in settings})
 
+    def count_kills(self) -> None:
+        """Enable for a container without limits of its own what tells whether an OOM kill was one of its processes, and
+        nothing else; nothing where the host lacks it. Raises StateError, KernelError."""
+        if MemoryController.name in Cgroup(self.mount).controllers():
+            enable_down(self.mount, self.cgroup, [MemoryController.name])
+
     def update(
         self, limits: Limits, *, kill: bool = False, accepted: Callable[[Settings], None] | None = None
     ) -> Iterator[None]:
