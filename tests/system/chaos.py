@@ -90,6 +90,7 @@ class Chaos:
         self._models: list[Model] = []
         self._gone: list[Model] = []
         self._made = 0
+        self._pids: dict[int, int] = {}
         self._killed: frozenset[str] = frozenset()
         self._killed_shims: frozenset[int] = frozenset()
         self._events: list[Event] = []
@@ -121,7 +122,7 @@ class Chaos:
         delay = self._dice.uniform(0, LONGEST_DELAY)
         killed = ", ".join(sorted(victims)) or "nobody"
         self.decisions.append(f"{command} {model.number} {argument}; kill {killed} of {target.number} {delay:.4f}")
-        self._report(self.decisions[-1])
+        self._report(f"{time.monotonic():.2f} {self.decisions[-1]}")
         self.figures["steps"] += 1
         self.figures[command] += 1
         self._killed = victims
@@ -266,7 +267,7 @@ class Chaos:
         self._after_end(model, killer, again=model.restart == "always" or (model.restart == "on-failure" and status > 0))
 
     def _kill(self, model: Model, _: int, killer: threading.Timer | None) -> None:
-        init = self._open_init(model)
+        init = pidfd.pidfd_open(self._pids[model.number])
 
         def kill() -> None:
             if not select.select([init], [], [], 0)[0]:
@@ -277,13 +278,6 @@ class Chaos:
         self._expect(model, {KILLED})
         model.paused = False
         self._after_end(model, killer, again=model.restart != "no")
-
-    def _open_init(self, model: Model) -> int:
-        killed, self._killed = self._killed, frozenset()
-        try:
-            return pidfd.pidfd_open(self._pids[model.number])
-        finally:
-            self._killed = killed
 
     def _stop(self, model: Model, argument: int, killer: threading.Timer | None) -> None:
         grace = PATIENCE if model.polite else 0.0
@@ -369,7 +363,7 @@ class Chaos:
     def _after_end(self, model: Model, killer: threading.Timer | None, *, again: bool) -> None:
         for each in self._below(model):
             if not each.ended:
-                self._expect(each, {KILLED})
+                self._expect(each, {KILLED, *self._stopped(each)})
                 each.ended, each.paused = True, False
         if again:
             if killer is not None:
@@ -423,8 +417,6 @@ class Chaos:
                 self._pids[model.number] = now.pid
             else:
                 self._judge(model, now)
-
-    _pids: dict[int, int] = {}
 
     def _at_rest(self) -> bool:
         version = self._client.version()
