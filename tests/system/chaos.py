@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from leafd.client import Client
 from leafd.session import execute
 from leafshim.api.containers import Container, Event
 from leafshim.errors import LeafError, NotFound, PeerError, StateError
@@ -264,7 +263,9 @@ class Chaos:
     def _end(self, model: Model, status: int, killer: threading.Timer | None) -> None:
         model.told_to_end().end(status)
         self._expect(model, {status})
-        self._after_end(model, killer, again=model.restart == "always" or (model.restart == "on-failure" and status > 0))
+        self._after_end(
+            model, killer, again=model.restart == "always" or (model.restart == "on-failure" and status > 0)
+        )
 
     def _kill(self, model: Model, _: int, killer: threading.Timer | None) -> None:
         init = pidfd.pidfd_open(self._pids[model.number])
