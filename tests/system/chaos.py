@@ -1,11 +1,12 @@
 """Random commands and random kills, against a model that knows the truth: `make chaos SECONDS=60 SEED=1`.
 
 Rules:
-1. One step is one command to one container. During some, at a random moment, some of leafd, the nursery, shims and their
-   workers get SIGKILL. A command whose answer was killed is asked for again, until it is done.
+1. One step is one command to one container. During some, at a random moment, some of leafd, the nursery, shims and
+   their workers get SIGKILL. A command whose answer was killed is asked for again, until it is done.
 2. The model knows which containers there are, in what state, and with which status each run of each has ended: the
    workloads end as they are told. Every exit is in the journal exactly once; its numbers grow by one.
-3. `lost` is right only for what ended in a step in which leafd, the nursery and its shim were all killed; counted apart.
+3. `lost` is right only for what ended in a step in which leafd, the nursery and its shim were all killed; counted
+   apart.
    A restart that a kill interrupted is told as one that failed; counted apart, too.
 4. What is decided depends on the seed and on the model, not on time: the same seed, the same decisions.
 5. At the end all is removed, and nothing is left.
@@ -16,7 +17,6 @@ import os
 import random
 import select
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -211,7 +211,8 @@ class Chaos:
                 command()
                 return disturbed
             except PeerError as error:
-                assert killer is not None, f"nobody was killed: {error}"
+                if killer is None:
+                    raise AssertionError("nobody was killed") from error
                 disturbed = True
                 self.figures["answers lost"] += 1
                 self._repair(killer)
@@ -234,7 +235,8 @@ class Chaos:
                 self._client.create(model.id, model.workload.document, start=True, restart=model.restart)
                 break
             except LeafError as error:
-                assert killer is not None, f"nobody was killed: {error}"
+                if killer is None:
+                    raise AssertionError("nobody was killed") from error
                 self.figures["answers lost"] += 1
                 self._repair(killer)
                 if self._survived(model.id):
@@ -329,7 +331,8 @@ class Chaos:
                 session.communicate()
                 end = session.exited
         except LeafError as error:
-            assert killer is not None, f"nobody was killed: {error}"
+            if killer is None:
+                raise AssertionError("nobody was killed") from error
             self.figures["execs lost"] += 1
             return
         assert end is not None
@@ -522,4 +525,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
