@@ -14,6 +14,7 @@ Rules:
 import asyncio
 import errno
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -42,6 +43,8 @@ class Spawned(NamedTuple):
         """Make it the shim of a container whose directory is `bundle`; `descriptors`: its listening socket, and
         a connection to serve; `kept`: what the nursery kept, where it takes a container over. Raises KernelError when
         it is gone."""
+        if select.select([self.pidfd], [], [], 0)[0]:  # its worker may live on for a moment, and keep the line open
+            raise KernelError("order shim", errno.ESRCH)
         packet = "\0".join((container_id, bundle, *kept))
         fdpass.send(self.line, packet.encode(), [*descriptors, *kept.values()])
 

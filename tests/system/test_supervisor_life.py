@@ -1,6 +1,7 @@
 """One supervisor: launches, ends, restarts, and what it refuses. Real containers on the real kernel."""
 
 import os
+import select
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
@@ -139,6 +140,26 @@ def test_a_launch_that_fails_is_undone_and_its_name_is_free(leafd: "Leafd") -> N
             assert not os.path.exists(f"{leafd.cgroups_root}/web")
             assert set(_members(f"{leafd.cgroups_root}/agent/shims")) <= leafd.spare()
         assert client.create("web", describe(SLEEP), start=True).state == RUNNING
+
+
+def test_a_spare_shim_that_was_killed_is_replaced_though_its_worker_has_its_line(leafd: "Leafd") -> None:
+    with leafd.client as client:
+        client.create("first", describe(SLEEP), start=True)
+        while not leafd.spare():
+            client.version()
+        spare = client.version().spare_pid
+        watched = os.pidfd_open(spare)
+        workers = leafd.spare() - {spare}
+        for worker in workers:  # held where it is: so the line does not end with the shim
+            os.kill(worker, signal.SIGSTOP)
+        os.kill(spare, signal.SIGKILL)
+        assert select.select([watched], [], [], 60)[0]
+        os.close(watched)
+        try:
+            assert client.create("web", describe(SLEEP), start=True).state == RUNNING
+        finally:
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
 
 
 def test_the_supervisors_own_directories_are_hidden(leafd: "Leafd") -> None:
