@@ -1,8 +1,13 @@
 """Containers get shims of the installed code while they run, and do not notice."""
 
+import ctypes
 import json
 import os
+import select
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +17,7 @@ from leafd.describe import describe
 from leafd.session import attach, execute
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import StateError
+from leafshim.kernel import pidfd
 
 if TYPE_CHECKING:
     from leafshim.api.containers import Container
@@ -45,6 +51,31 @@ def upgraded(client: Client, made: "Container") -> None:
     assert done.shim_pid != done.former_pid
     assert not os.path.exists(f"/proc/{done.former_pid}")
     assert now.shim_version == done.version == client.version().version
+
+
+def spare_of(client: Client) -> int:
+    """The pid of the spare shim, made anew by a launch and its end."""
+    while not (spare := client.version().spare_pid):
+        client.create("other", describe(["true"]), start=True, remove=True)
+        client.wait("other")
+    return spare
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process of one thread."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for_a_packet(pid: int) -> None:
+    """Until something waits to be read on one of the process's sockets, by copies of them (pidfd_getfd(2))."""
+    process = pidfd.pidfd_open(pid)
+    copies = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if os.readlink(entry).startswith("socket:"):
+            copies.append(ctypes.CDLL(None).syscall(438, process, int(entry.name), 0))
+    select.select(copies, [], [])
+    for fd in (process, *copies):
+        os.close(fd)
 
 
 def test_a_counter_is_upgraded_ten_times(leafd: "Leafd", tmp_path: "os.PathLike[str]") -> None:
@@ -155,9 +186,8 @@ def test_a_next_shim_that_is_killed_in_the_middle_leaves_the_shim_in_charge(leaf
         (worker,) = children(spare)
         os.kill(worker, signal.SIGSTOP)
         upgrade = aside.submit(leafd.ctl, "upgrade", "web")
-        with socket.socket(fileno=pidfd.pidfd_open(worker)) as _held:
-            wait_for_a_packet(worker)
-            os.kill(worker, signal.SIGKILL)
+        wait_for_a_packet(worker)
+        os.kill(worker, signal.SIGKILL)
         failed = upgrade.result()
         assert failed.returncode == 1
         assert "it died" in failed.stderr
