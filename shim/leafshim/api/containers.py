@@ -159,12 +159,6 @@ class UpgradeResponse(_Message):
     version: str = pb.string(5)
 
 
-class RenewResponse(_Message):
-    former_pid: int = pb.uint32(1)
-    nursery_pid: int = pb.uint32(2)
-    version: str = pb.string(3)
-
-
 VERSION = Method(SERVICE, "Version", VersionRequest, VersionResponse)
 # Make a container, up to init waiting for Start (state ISOLATING); with `start`, up to RUNNING.
 CREATE = Method(SERVICE, "Create", CreateRequest, Container)
@@ -189,5 +183,3 @@ NOTIFY = Method(SERVICE, "Notify", ContainerRequest, Empty)
 RECOVER = Method(SERVICE, "Recover", Empty, RecoverResponse)
 # Put a shim of the installed code in charge of a container that runs; a failure leaves the one before in charge.
 UPGRADE = Method(SERVICE, "Upgrade", UpgradeRequest, UpgradeResponse)
-# Have a nursery of the installed code in place of the one that runs.
-RENEW = Method(SERVICE, "Renew", Empty, RenewResponse)

@@ -1,4 +1,4 @@
-"""upgrade: shims of the installed code for containers that run."""
+"""upgrade: another shim for containers that run."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ from leafshim.state import RUNNING
 @click.argument("containers", **ANY)
 @click.pass_obj
 def upgrade_command(caller: Caller, everything: bool, containers: Sequence[str]) -> None:
-    """Put shims of the installed code in charge of running containers, one after the other.
+    """Put another shim, of the nursery's code, in charge of running containers, one after the other.
 
     The workload and its log do not notice. Whoever is attached is cut off, and may attach again. A container whose
-    upgrade fails keeps the shim that it has; so does one in which an exec runs. Restart leafd itself first.
+    upgrade fails keeps the shim that it has; so does one in which an exec runs.
 
     \b
     Examples:
