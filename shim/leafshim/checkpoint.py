@@ -30,6 +30,8 @@ class Checkpoint(NamedTuple):
     """All that the next shim needs beside the descriptors that the nursery keeps (snapshot.py)."""
     shared_cgroup: str = ""
     """As in CreateOptions."""
+    version: str = ""
+    """Of the shim that wrote it."""
 
     def write(self, path: str) -> None:
         """Put it at `path`, whole or not at all. Raises KernelError."""

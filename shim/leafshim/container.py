@@ -96,6 +96,29 @@ class Container(Creation):
         """Thaw it."""
         self._freeze("resumed", False, done, failed)
 
+    # Its next shim.
+
+    def step_down(self) -> list[str]:
+        """Leave the container to another shim: all that is known is in the checkpoint, and this worker is the last.
+
+        The names of the descriptors that the other one needs. Raises StateError, with nothing changed, while something
+        is under way that only this shim can finish: an exec is its child, input that waits is in its memory.
+        """
+        init = self._init()
+        if self.state != state.RUNNING or init.stage != processes.RUNNING:
+            raise StateError(f"container {self.id} is {self.state}, not {state.RUNNING}")
+        for exec_id, added in self.execs.items():
+            if not added.told:
+                raise StateError(f"container {self.id}: exec {exec_id} has not ended")
+        if init.streams.input_waits:
+            raise StateError(f"container {self.id}: input waits for its process")
+        busy = self.freezer is not None and self.freezer.busy
+        if busy or self.suspicion is not None or (self.follower is not None and self.follower.busy):
+            raise StateError(f"container {self.id}: it is being paused, resumed or ended")
+        self._save()
+        self.leaving = True
+        return [*init.streams.descriptors(), "init"]
+
     def _freeze(self, kind: str, wanted: bool, done: Done, failed: Failure) -> None:
         self._init()
         if self.state != state.RUNNING or self.freezer is None:

@@ -6,7 +6,7 @@ Rule: what is about to happen is in the checkpoint before it happens.
 import os
 from collections.abc import Callable
 
-from leafshim import policy, state
+from leafshim import __version__, policy, state
 from leafshim import process as processes
 from leafshim.api.shim import CreateOptions, Limitation, Policy
 from leafshim.bell import ring
@@ -43,6 +43,8 @@ class Holding:
         self.created_at = 0
         self.deleted = False
         self.finished = False
+        self.leaving = False
+        """Another shim takes it over: this one ends, and touches nothing."""
         self.on_change: Callable[[], None] = lambda: None
         self.pack: Callable[[], bytes] = lambda: b""
         """What the checkpoint holds for the next shim; empty while there is no init."""
@@ -183,4 +185,5 @@ class Holding:
             sequence=self.events.last,
             snapshot=self.pack(),
             shared_cgroup=self.options.shared_cgroup,
+            version=__version__,
         )

@@ -72,6 +72,7 @@ class Service:
             shim.COLLECT: self.collect,
             shim.ACKNOWLEDGE: self.acknowledge,
             shim.ATTACH: self.attach,
+            shim.STEP_DOWN: self.step_down,
         }
         for version in (task.V2, task.V3):
             table |= {
@@ -269,6 +270,11 @@ class Service:
         """Forget what is safe elsewhere."""
         self._container.events.acknowledge(request.sequence)
         return shim.AcknowledgeResponse()
+
+    def step_down(self, request: shim.StepDownRequest, call: Call[shim.StepDownRequest, shim.StepDownResponse]) -> None:
+        """Make room for another shim. The loop stops at once: from the checkpoint on nothing may happen here."""
+        call.reply(shim.StepDownResponse(names=self._container.step_down()))
+        self._loop.stop()
 
     def attach(self, request: shim.AttachInput, call: Call[shim.AttachInput, shim.AttachOutput]) -> None:
         """Join a process's streams; the first message selects it."""

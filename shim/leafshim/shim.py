@@ -16,7 +16,7 @@ import sys
 from typing import NoReturn
 
 from leafshim import loop as loops
-from leafshim import sleeper, snapshot
+from leafshim import sleeper, snapshot, succession
 from leafshim.bundle import Bundle
 from leafshim.checkpoint import Checkpoint
 from leafshim.container import Container
@@ -54,7 +54,7 @@ class Shim:
         All three are descriptors; `arrivals` is a signalfd of `SIGNALS`. The one packet that comes on `orders` is the
         container's id, NUL and its directory, with the listening socket attached, and a connection on which its maker
         calls; an end of file instead ends the shim. For a container whose shim died, the names of what the nursery kept
-        follow, each after a NUL, and those descriptors.
+        follow, each after a NUL, and those descriptors. Before it there may be trials of that (succession.py).
         """
         os.setsid()
         _set_name(b"leafd-shim")
@@ -111,7 +111,8 @@ class Shim:
             # What woke us is taken up in the first round, which does not wait; only then may we rest.
             self.loop.call_later(0, lambda: self._rest_when_idle(server))
             self.loop.run()
-            self._hand_over(line, sleeper.DONE if self.container.finished else sleeper.RESTING)
+            last = sleeper.LEAVING if self.container.leaving else sleeper.RESTING
+            self._hand_over(line, sleeper.DONE if self.container.finished else last)
             status = 0
         except Exception as error:
             self._note_defect(error)
@@ -125,6 +126,9 @@ class Shim:
             rehearse()
             own_heap()
         order, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX)
+        while order.startswith(succession.TRIAL):
+            fdpass.send(orders, succession.try_out(self.container, self.loop, order, descriptors), [])
+            order, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX)
         if not order:
             os._exit(0)
         orders.close()

@@ -34,7 +34,7 @@ from leafshim.kernel import fdpass, signals
 CRASHES = 3
 PACKET_MAX = 1 << 20
 HEADER = struct.Struct("=IdBB")  # reaped and taken in, deadline (monotonic s, 0 none), whether it is the last, count
-GOING_ON, RESTING, DONE, ASSIGNED = 0, 1, 2, 3
+GOING_ON, RESTING, DONE, ASSIGNED, LEAVING = 0, 1, 2, 3, 4
 
 
 class Sleeper:
@@ -88,6 +88,8 @@ class Sleeper:
                 elif not self._take(line):
                     hung_up = True
                     poll.unregister(line.fileno())
+        if self._verdict == LEAVING:  # what we reaped meanwhile nobody else would learn: then we stay
+            return bool(self.reaped)
         return self._verdict != DONE
 
     @property

@@ -147,6 +147,11 @@ class Streams:
         """No client, nothing queued, and no output for a while."""
         return self._linger is None and not self._attachments and not self._input and not self._close_wanted
 
+    @property
+    def input_waits(self) -> bool:
+        """There is input, or its end, that the process has not taken yet."""
+        return bool(self._input) or self._close_wanted
+
     def _quiet(self) -> None:
         """The time to linger is over, unless there was output meanwhile."""
         self._linger = None

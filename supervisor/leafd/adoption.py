@@ -11,6 +11,7 @@ Rules:
 
 import os
 import socket
+from collections.abc import Sequence
 
 from leafd import recovery
 from leafd.launch import Environment, give_order
@@ -22,12 +23,16 @@ from leafshim.kernel import fdpass
 _LISTENER, _INIT = "listener", "init"
 
 
-async def adopt(entry: Record, environment: Environment, init: int) -> ShimClient:
+async def adopt(entry: Record, environment: Environment, init: int, needed: Sequence[str] | None = None) -> ShimClient:
     """A shim that is in charge of the container `entry`, connected. `init`: a pidfd that we hold, which stays ours; -1.
+    `needed`: names of the descriptors to give it; None: all that are kept.
 
     Raises Unavailable where init cannot be proven any more, and what a launch of a shim raises.
     """
-    kept = await _kept(entry, environment, init)
+    kept = await gather(entry, environment, init)
+    if needed is not None:
+        for name in kept.keys() - {_LISTENER, *needed}:
+            os.close(kept.pop(name))
     try:
         listener = kept.pop(_LISTENER, -1)
         if listener < 0:
@@ -41,7 +46,7 @@ async def adopt(entry: Record, environment: Environment, init: int) -> ShimClien
             os.close(fd)
 
 
-async def _kept(entry: Record, environment: Environment, init: int) -> dict[str, int]:
+async def gather(entry: Record, environment: Environment, init: int) -> dict[str, int]:
     """What the new shim needs, by name: ours to close."""
     try:
         kept = await environment.nursery.take(entry.id)

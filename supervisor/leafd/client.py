@@ -143,6 +143,13 @@ class Client:
         """What the container wrote, in pieces; with `follow`, until it has ended. As `events`. Raises NotFound."""
         return self._client.stream(api.LOGS, api.LogsRequest(id=container_id, follow=follow))
 
+    def upgrade(self, container_id: str) -> api.UpgradeResponse:
+        """Put a shim of the installed code in charge of a container that runs; clients that are attached are cut off.
+
+        Raises NotFound, and StateError with the reason why the shim before stays in charge.
+        """
+        return self._call(api.UPGRADE, api.UpgradeRequest(id=container_id))
+
     def recover(self) -> api.RecoverResponse:
         """Look at everything again, as after a restart of leafd: how many containers came out how."""
         return self._call(api.RECOVER, api.Empty())
@@ -239,6 +246,10 @@ class AsyncClient:
     def logs(self, container_id: str, *, follow: bool = False) -> "aio.AsyncStream[api.LogsRequest, api.LogChunk]":
         """As Client.logs; `async for` over it."""
         return self._connected.stream(api.LOGS, api.LogsRequest(id=container_id, follow=follow))
+
+    async def upgrade(self, container_id: str) -> api.UpgradeResponse:
+        """As Client.upgrade."""
+        return await self._call(api.UPGRADE, api.UpgradeRequest(id=container_id))
 
     async def recover(self) -> api.RecoverResponse:
         """As Client.recover."""

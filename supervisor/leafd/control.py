@@ -54,6 +54,7 @@ class Control:
             api.LOGS: self.logs,
             api.NOTIFY: self.notify,
             api.RECOVER: self.recover,
+            api.UPGRADE: self.upgrade,
         }
 
     async def version(self, request: api.VersionRequest, call: "Call") -> api.VersionResponse:
@@ -95,6 +96,7 @@ class Control:
         container = self.table.find(request.id)
         container.probe()
         shown = container.describe()
+        shown.shim_version = self.environment.store.shim_version(request.id) if shown.shim_pid else ""
         shown.limits = in_force(shown.shared_cgroup or shown.cgroup, self.environment.store.bundle(request.id))
         return shown
 
@@ -171,6 +173,19 @@ class Control:
     async def recover(self, request: api.Empty, call: "Call") -> api.RecoverResponse:
         """Look at everything again."""
         return await look_again(self.environment, self.table, self.table.all())
+
+    async def upgrade(self, request: api.UpgradeRequest, call: "Call") -> api.UpgradeResponse:
+        """Change the shim of a container that runs."""
+        container = self.table.find(request.id)
+        version = self.environment.store.shim_version(request.id)
+        former = await container.life.upgrade()
+        return api.UpgradeResponse(
+            id=request.id,
+            former_pid=former,
+            former_version=version,
+            shim_pid=container.record.shim_pid,
+            version=self.environment.store.shim_version(request.id),
+        )
 
     def _begin_following(self) -> None:
         if self._followers >= self.environment.config.followers:

@@ -24,9 +24,10 @@ from leafd.removal import remove_cgroup
 from leafd.shims import SIGKILL, ShimClient, kill_proven
 from leafd.store import Record
 from leafd.unattended import Unattended
+from leafd.upgrade import upgrade
 from leafshim import exits
 from leafshim.api import shim as api
-from leafshim.errors import LeafError, PeerError, Unavailable
+from leafshim.errors import DeadlineExceeded, LeafError, PeerError, StateError, Unavailable
 from leafshim.exits import unpack
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
 
@@ -70,6 +71,8 @@ class Life:
         self._nudge = asyncio.Event()
         self._behind = True
         """Its shim may have events that the journal lacks."""
+        self._upgrade: asyncio.Future[int] | None = None
+        """Somebody wants another shim, and waits for the pid of the one before."""
         self._task: asyncio.Task[None] | None = None
         self._info: api.InfoResponse | None = None
         self._init = -1
@@ -109,6 +112,29 @@ class Life:
         """Give a new nursery what the old one kept and we hold too: the pidfd of init."""
         if self._init >= 0:
             await _quietly(self.record.id, self.environment.nursery.keep(self.record.id, {"init": self._init}))
+
+    async def upgrade(self) -> int:
+        """Have a shim of the installed code in charge; the pid of the one before. Done by the task, which is the only
+        one to change shims. Raises StateError, and what `upgrade.upgrade` raises: then the former one is in charge."""
+        if self.record.state != RUNNING or self.shim is None or self._upgrade is not None:
+            why = self.problem or (
+                "it is upgraded already" if self._upgrade is not None else "it has no shim to change"
+            )
+            raise StateError(f"{self.record.id}: {self.record.state}: {why}")
+        wanted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._upgrade = wanted
+        self.nudge()
+        patience = 4 * self.environment.config.call_deadline
+        settled = asyncio.ensure_future(self.settled.wait())
+        try:
+            await asyncio.wait((wanted, settled), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not wanted.done():
+                raise DeadlineExceeded(f"{self.record.id}: it did not come to an upgrade; {self.record.state}")
+            return wanted.result()
+        finally:
+            settled.cancel()
+            wanted.cancel()
+            self._upgrade = None
 
     async def settles(self, seconds: float) -> bool:
         """Whether it is over for good within that time."""
@@ -188,9 +214,27 @@ class Life:
                     shim.rest()
                 self._behind = True  # whatever wakes us: it has something to tell
                 await self._nudge.wait()
+                if self._upgrade is not None and not self._upgrade.done():
+                    return await self._change_shim(shim, self._upgrade)
         except PeerError as error:
             log.info("%s: %s", entry.id, error)
             self._disconnect()
+
+    async def _change_shim(self, former: ShimClient, wanted: "asyncio.Future[int]") -> None:
+        """Carry out an upgrade, for whoever waits for it."""
+        pid = self.record.shim_pid
+        try:
+            self.shim = await upgrade(self.record, self.environment, former, self._init)
+        except LeafError as error:
+            if not wanted.done():
+                wanted.set_exception(error)
+            return
+        former.close()
+        self._behind = True
+        self.environment.journal.append("upgraded", self.record.id, pid=self.record.shim_pid)
+        self.environment.spares.prepare()
+        if not wanted.done():
+            wanted.set_result(pid)
 
     async def _take(self, event: api.Event) -> None:
         """One event of its shim: into the journal first; the next Collect says that the shim may forget it."""

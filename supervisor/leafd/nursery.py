@@ -22,8 +22,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from leafd.removal import readable
 from leafshim.api.nursery import Forget, Keep, Notice, Packet, Reply, Request, Spawn, Survey, Take
-from leafshim.errors import DeadlineExceeded, KernelError, LeafError, ProtocolError, Unavailable, from_status
+from leafshim.errors import (
+    DeadlineExceeded,
+    KernelError,
+    LeafError,
+    ProtocolError,
+    StateError,
+    Unavailable,
+    from_status,
+)
 from leafshim.kernel import fdpass
 
 _PACKET = 64 << 10
@@ -47,6 +56,34 @@ class Spawned(NamedTuple):
             raise KernelError("order shim", errno.ESRCH)
         packet = "\0".join((container_id, bundle, *kept))
         fdpass.send(self.line, packet.encode(), [*descriptors, *kept.values()])
+
+    async def try_out(self, container_id: str, bundle: str, kept: Mapping[str, int], deadline: float) -> None:
+        """See whether it could take over a container whose shim is in charge; the order may follow. Raises StateError
+        that says why it could not, DeadlineExceeded; KernelError where it was gone before."""
+        if self._ended():
+            raise KernelError("try_out", errno.ESRCH, f"shim {self.pid}")
+        packet = "\0".join(("?", container_id, bundle, *kept))  # leafshim/succession.py
+        fdpass.send(self.line, packet.encode(), list(kept.values()))
+        try:
+            async with asyncio.timeout(deadline):
+                await readable(self.line.fileno())
+        except TimeoutError:
+            raise DeadlineExceeded(f"{container_id}: the next shim did not answer within {deadline:g} s") from None
+        try:
+            answer, _ = fdpass.receive(self.line, _PACKET)
+        except KernelError:  # what it has not read resets the line (unix(7))
+            answer = b""
+        if self._ended():
+            answer = b""
+        if answer != b"able":
+            why = answer.decode(errors="replace") or "it died"
+            raise StateError(f"{container_id}: the next shim cannot take it over: {why}")
+
+    def _ended(self) -> bool:
+        """Its sleeper is gone: a worker that is left will answer, and end with the first order."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Let go of it. One that has had no order ends."""

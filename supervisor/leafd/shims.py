@@ -173,6 +173,11 @@ class ShimClient:
         """Events after number `after`; up to there they are in the journal, and the shim may forget them."""
         return (await self._call(shim.COLLECT, shim.EventsRequest(after=after), self._deadline)).events
 
+    async def step_down(self) -> list[str]:
+        """Have the shim leave its container to another; the names of the descriptors that the other one needs. Raises
+        StateError where it cannot now. It may be gone before it has answered: Unavailable."""
+        return (await self._call(shim.STEP_DOWN, shim.StepDownRequest(), self._deadline)).names
+
 
 def is_gone(pid: int, start_time: int) -> bool:
     """Proof that the process `pid` that began at `start_time` (clock ticks after this very boot) is no more. There is

@@ -38,6 +38,13 @@ class Spares:
             self._making.cancel()
         return spare or await self._nursery.spawn(self._shims)
 
+    def give_back(self, spare: Spawned) -> None:
+        """One that was taken, and has had no order."""
+        if self._spare is None:
+            self._spare = spare
+        else:
+            spare.close()
+
     def prepare(self) -> None:
         """A launch is over: see to a spare for the next one."""
         if self._spare is None and (self._making is None or self._making.done()):
@@ -46,7 +53,7 @@ class Spares:
     async def _make(self) -> None:
         await asyncio.sleep(_DELAY)
         try:
-            self._spare = await self._nursery.spawn(self._shims)
+            self.give_back(await self._nursery.spawn(self._shims))
         except LeafError as error:
             log.info("no spare shim: %s", error)  # whoever needs one asks again, and is told
 

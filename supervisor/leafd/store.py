@@ -17,7 +17,8 @@ from leafd.restarts import NO
 from leafshim import record, state
 from leafshim.bundle import Bundle, directory_name, id_of
 from leafshim.cgroup.layout import check_id
-from leafshim.errors import DamagedRecord, InputError, KernelError
+from leafshim.checkpoint import Checkpoint
+from leafshim.errors import DamagedRecord, InputError, KernelError, LeafError
 
 KIND = "container"
 
@@ -111,6 +112,13 @@ class Store:
         except DamagedRecord:
             record.quarantine(path)
             raise
+
+    def shim_version(self, container_id: str) -> str:
+        """The version of the shim that is in charge, as its checkpoint says; empty where nothing does."""
+        try:
+            return Checkpoint.read(self.bundle(container_id).checkpoint).version
+        except LeafError:
+            return ""
 
     def discard(self, container_id: str) -> None:
         """Delete the directory of a container; one that is gone already is as good. Raises KernelError."""

@@ -85,6 +85,7 @@ class Container(_Message):
         25
     )  # absolute path of the cgroup whose limits and figures are its own; empty = cgroup
     container_class: str = pb.string(26)  # "" (default), debug
+    shim_version: str = pb.string(27)  # Inspect alone: of the shim in charge; empty = not known
 
 
 class ListResponse(_Message):
@@ -117,7 +118,7 @@ class Event(_Message):
     sequence: int = pb.uint64(1)  # the journal's number
     timestamp: int = pb.int64(2)  # nanoseconds since the epoch
     id: str = pb.string(3)  # container; empty for leafd's own (recovered, orphan)
-    # the shim's types; and removed, restarted, orphan-reaped, orphan-stuck, recovered, shim-lost, adopted
+    # the shim's types; and removed, restarted, orphan-reaped, orphan-stuck, recovered, shim-lost, adopted, upgraded
     type: str = pb.string(4)
     exec_id: str = pb.string(5)
     pid: int = pb.uint32(6)
@@ -146,6 +147,18 @@ class RecoverResponse(_Message):
     unknown: int = pb.uint32(5)
 
 
+class UpgradeRequest(_Message):
+    id: str = pb.string(1)
+
+
+class UpgradeResponse(_Message):
+    id: str = pb.string(1)
+    former_pid: int = pb.uint32(2)  # of the shim before
+    former_version: str = pb.string(3)  # empty: not known
+    shim_pid: int = pb.uint32(4)
+    version: str = pb.string(5)
+
+
 VERSION = Method(SERVICE, "Version", VersionRequest, VersionResponse)
 # Make a container, up to init waiting for Start (state ISOLATING); with `start`, up to RUNNING.
 CREATE = Method(SERVICE, "Create", CreateRequest, Container)
@@ -168,3 +181,5 @@ LOGS = Method(SERVICE, "Logs", LogsRequest, LogChunk, server_streaming=True)
 # What a shim says when it has events to collect.
 NOTIFY = Method(SERVICE, "Notify", ContainerRequest, Empty)
 RECOVER = Method(SERVICE, "Recover", Empty, RecoverResponse)
+# Put a shim of the installed code in charge of a container that runs; a failure leaves the one before in charge.
+UPGRADE = Method(SERVICE, "Upgrade", UpgradeRequest, UpgradeResponse)

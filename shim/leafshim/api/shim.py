@@ -147,6 +147,14 @@ class AcknowledgeResponse(_Message):
     pass
 
 
+class StepDownRequest(_Message):
+    pass
+
+
+class StepDownResponse(_Message):
+    names: list[str] = pb.repeated(pb.string(1))  # of the descriptors that the next shim needs
+
+
 class AttachInput(_Message):
     exec_id: str = pb.string(1)  # first message only; empty means init
     stdin: bool = pb.boolean(2)  # first message only: this client will send input
@@ -174,6 +182,9 @@ EVENTS = Method(SERVICE, "Events", EventsRequest, Event, server_streaming=True)
 # Acknowledge up to `after`, and take what there is beyond.
 COLLECT = Method(SERVICE, "Collect", EventsRequest, CollectResponse)
 ACKNOWLEDGE = Method(SERVICE, "Acknowledge", AcknowledgeRequest, AcknowledgeResponse)
+# Have the checkpoint say all that is known, and end without touching the container: another shim is about to take it
+# over. Refused, with nothing changed, while something is under way that only this one can finish.
+STEP_DOWN = Method(SERVICE, "StepDown", StepDownRequest, StepDownResponse)
 # The terminal or pipes of init or of an exec. The first message selects the process and gets an AttachOutput
 # without data as soon as the client is attached, also before Start; the rest is input. The stream ends with an
 # AttachOutput that carries `exited`.

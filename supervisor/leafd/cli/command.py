@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Host": {
         "doctor": ("doctor", "Say what this host can do for containers, and what is missing."),
         "recover": ("host", "Look at all containers again, as after a restart of leafd."),
+        "upgrade": ("upgrade", "Put another shim in charge of running containers."),
         "version": ("host", "Print the versions of leafctl and leafd."),
         "completion": ("host", "Print the completion script for a shell."),
     },

@@ -20,6 +20,7 @@ def container(shown: Container) -> dict[str, Json]:
         "paused": shown.paused,
         "pid": shown.pid or None,
         "shim_pid": shown.shim_pid or None,
+        "shim_version": shown.shim_version or None,
         "cgroup": shown.cgroup,
         "leaf": shown.leaf,
         "created_at": time(shown.created_at),
