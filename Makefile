@@ -37,10 +37,6 @@ bench: $(READY) ## Measure start-up times and memory, beside crun and runc
 oom: $(READY) ## Let 100 containers run out of memory, 20 times each, in the virtual machine (about 20 minutes)
 	$(BIN)/python tests/vm/run.py -- $(CURDIR)/$(BIN)/python -m tests.bench.oom --containers 100 --rounds 20
 
-.PHONY: chaos
-chaos: $(READY) ## Random commands and kills against a model that knows the truth, for SECONDS (60) from SEED (random)
-	$(BIN)/python -m tests.system.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
-
 .PHONY: lint
 lint: $(READY) ## Check style, types and who imports whom
 	$(BIN)/ruff check

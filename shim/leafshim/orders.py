@@ -34,8 +34,8 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in. `shares`: without limits of their own. `isolation`: the controllers to
-    enable, limits or not. `owner`: the user that the leaf is handed over to, or None."""
+    """Init, and the cgroups that it is to live in. `shares`: without limits of their own. `isolation`: the
+    controllers to enable, limits or not. `owner`: the user that the leaf is handed over to, or None."""
 
     init: Order
     cgroup: Cgroup

@@ -1,7 +1,7 @@
 """What a worker knows of its container, as bytes and descriptors: handed to the sleeper, taken up by the next worker.
 
 The checkpoint has it too, for the next shim, which may be of a later release: so a field keeps its meaning for ever,
-and one that comes later is read with a default (tests/fixtures/release-0.1). What cannot be put into it (a launch under
+and one that comes later is read with a default. What cannot be put into it (a launch under
 way, a client that is attached) keeps the worker up: see `Container.at_rest`.
 """
 

@@ -144,7 +144,7 @@ class Client:
         return self._client.stream(api.LOGS, api.LogsRequest(id=container_id, follow=follow))
 
     def upgrade(self, container_id: str) -> api.UpgradeResponse:
-        """Put a shim of the installed code in charge of a container that runs; clients that are attached are cut off.
+        """Put another shim, of the nursery's code, in charge of a container that runs; attached clients are cut off.
 
         Raises NotFound, and StateError with the reason why the shim before stays in charge.
         """

@@ -28,7 +28,7 @@ from leafd.config import Config
 from leafd.journal import Journal
 from leafd.nursery import Nursery
 from leafd.removal import remove_cgroup
-from leafd.shims import ShimClient, kill_proven
+from leafd.shims import ShimClient, is_gone, kill_proven
 from leafd.spares import Spares
 from leafd.store import Record, Store
 from leafshim.api import shim, task
@@ -161,7 +161,8 @@ async def _end_shim(launch: Launch) -> None:
     record = launch.record
     if launch.shim is not None:
         try:
-            await launch.shim.shutdown()
+            if _there(launch):
+                await launch.shim.shutdown()
         except LeafError:
             pass  # then it is killed
         launch.shim.close()
@@ -196,8 +197,14 @@ async def _create_task(launch: Launch, document: bytes) -> None:
     )
 
 
+def _there(launch: Launch) -> bool:
+    """Whether it has a shim that could answer. The socket of one that died is listened on nevertheless: the nursery
+    keeps it for the next."""
+    return launch.shim is not None and not is_gone(launch.record.shim_pid, launch.record.shim_start_time)
+
+
 async def _delete_task(launch: Launch) -> None:
-    if launch.shim is not None:
+    if launch.shim is not None and _there(launch):
         for attempt in (launch.shim.kill(9, all_processes=True), launch.shim.delete()):
             try:
                 await attempt

@@ -114,8 +114,8 @@ class Life:
             await _quietly(self.record.id, self.environment.nursery.keep(self.record.id, {"init": self._init}))
 
     async def upgrade(self) -> int:
-        """Have a shim of the installed code in charge; the pid of the one before. Done by the task, which is the only
-        one to change shims. Raises StateError, and what `upgrade.upgrade` raises: then the former one is in charge."""
+        """Have another shim, of the nursery's code, in charge; the pid of the one before. Done by the task, which alone
+        changes shims. Raises StateError, and what `upgrade.upgrade` raises: then the former one is in charge."""
         if self.record.state != RUNNING or self.shim is None or self._upgrade is not None:
             why = self.problem or (
                 "it is upgraded already" if self._upgrade is not None else "it has no shim to change"

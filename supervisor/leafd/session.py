@@ -165,7 +165,10 @@ class Session:
     def close_stdin(self) -> None:
         """The process reads an end of file after what was sent. A terminal has no such end."""
         if self.exited is None:
-            self._stream.send(shim.AttachInput(close_stdin=True))
+            try:
+                self._stream.send(shim.AttachInput(close_stdin=True))
+            except StateError:  # it has ended, which we have not read yet
+                return
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the terminal, in characters."""

@@ -1,4 +1,4 @@
-"""Another shim for a container whose shim is well: one of the code that is installed now.
+"""Another shim for a container whose shim is well: one of the code that the nursery has.
 
     trial       the next shim takes the container over in a copy of itself, and says whether that went well
     StepDown    the former one writes its checkpoint and ends

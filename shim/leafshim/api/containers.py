@@ -181,5 +181,5 @@ LOGS = Method(SERVICE, "Logs", LogsRequest, LogChunk, server_streaming=True)
 # What a shim says when it has events to collect.
 NOTIFY = Method(SERVICE, "Notify", ContainerRequest, Empty)
 RECOVER = Method(SERVICE, "Recover", Empty, RecoverResponse)
-# Put a shim of the installed code in charge of a container that runs; a failure leaves the one before in charge.
+# Put another shim, of the nursery's code, in charge of a container that runs; a failure leaves the one before.
 UPGRADE = Method(SERVICE, "Upgrade", UpgradeRequest, UpgradeResponse)
