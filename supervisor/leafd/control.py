@@ -89,15 +89,19 @@ class Control:
         containers = self.table.all()
         for each in containers:
             each.probe()
-        return api.ListResponse(containers=[each.describe() for each in containers])
+        return api.ListResponse(containers=[self._shown(each) for each in containers])
 
     async def inspect(self, request: api.ContainerRequest, call: "Call") -> api.Container:
         """One container."""
         container = self.table.find(request.id)
         container.probe()
-        shown = container.describe()
-        shown.shim_version = self.environment.store.shim_version(request.id) if shown.shim_pid else ""
+        shown = self._shown(container)
         shown.limits = in_force(shown.shared_cgroup or shown.cgroup, self.environment.store.bundle(request.id))
+        return shown
+
+    def _shown(self, container: Container) -> api.Container:
+        shown = container.describe()
+        shown.shim_version = self.environment.store.shim_version(shown.id) if shown.shim_pid else ""
         return shown
 
     async def wait(self, request: api.ContainerRequest, call: "Call") -> api.Container:
