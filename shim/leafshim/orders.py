@@ -34,13 +34,14 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in. `isolator` None: no controller has to do with them.
-    `isolation`: the controllers to enable, limits or not. `owner`: the user that the leaf is handed over to, or None.
+    """Init, and the cgroups that it is to live in. `shares`: without limits of their own. `isolation`: the controllers
+    to enable, limits or not. `owner`: the user that the leaf is handed over to, or None.
     """
 
     init: Order
     cgroup: Cgroup
-    isolator: Isolator | None
+    isolator: Isolator
+    shares: bool
     limits: Settings
     isolation: tuple[str, ...]
     rules: tuple[DeviceRule, ...]
@@ -50,7 +51,9 @@ class InitOrder(NamedTuple):
         """Make the cgroups. Raises AlreadyExists, InputError, StateError, Unsupported, KernelError."""
         self.cgroup.create()
         self.cgroup.child("leaf").create()
-        if self.isolator is not None:
+        if self.shares:
+            self.isolator.count_kills(self.isolation)
+        else:
             self.isolator.prepare(self.limits, self.isolation)
         if self.owner is not None:
             delegation.delegate(self.cgroup.child("leaf"), self.owner)
@@ -79,10 +82,10 @@ def order_init(bundle: Bundle, spec: Spec, request: CreateTaskRequest, options: 
     if cgroup.exists():  # it must not fall to our undoing
         raise AlreadyExists(f"cgroup {cgroup.path} exists already")
     order = Order(plan, cgroup.child("leaf").path, spec.process.args)
-    own = None if options.shared_cgroup else isolator
+    shares = options.shared_cgroup != ""
     isolation = options.isolation
     enabled = tuple(isolation.controllers) if isolation is not None else WITH_FIGURES
-    return InitOrder(order, cgroup, own, limits, enabled, resources.devices, delegation.owner(spec))
+    return InitOrder(order, cgroup, isolator, shares, limits, enabled, resources.devices, delegation.owner(spec))
 
 
 def order_exec(spec: Spec, document: bytes, leaf: str, init_pidfd: int, *, terminal: bool) -> Order:

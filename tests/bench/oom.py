@@ -3,8 +3,9 @@
     python -m tests.bench.oom [--containers 100] [--rounds 20]
 
 In each round all containers are started, one after the other, and each eats memory until it is killed: two of three by
-a limit of their own, the others, nested, by their parent's. Each must be told as `oom`, once, with the cgroup whose
-limit it was, before its exit; and no parent may be marked or ended. A miss makes the exit status 1.
+a limit of their own, the others, nested, by their parent's, half of them sharing its cgroups. Each must be told as
+`oom`, once, with the cgroup whose limit it was, before its exit; and no parent may be marked or ended. A miss makes the
+exit status 1.
 
 It needs a host with the memory controller, as tests/vm/run.py boots it.
 """
@@ -17,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from leafd.client import Client
+from leafd.client import Client, CreateOptions
 from leafd.describe import Document, describe
 from leafshim.api.containers import Event
 from leafshim.cgroup.hierarchy import Cgroup
@@ -105,9 +106,12 @@ def last_event(client: Client) -> int:
 
 
 def _start(client: Client, container_id: str, misses: list[str]) -> bool:
-    limit = None if "/" in container_id else OWN_LIMIT
+    parent = container_id.rpartition("/")[0]
+    options: CreateOptions = {"start": True}
+    if parent:  # who is nested side by side shares or does not, all alike
+        options["share_cgroups"] = parent[-1] in "02468"
     try:
-        client.create(container_id, described(EATER, limit), start=True)
+        client.create(container_id, described(EATER, None if parent else OWN_LIMIT), **options)
     except LeafError as error:
         misses.append(f"{container_id} was not started: {error}")
         return False

@@ -13,7 +13,7 @@ def test_every_oom_is_told_with_whose_limit_it_was(tmp_path: Path) -> None:
     leafd = Leafd(tmp_path)
     try:
         leafd.start(*leafd.patient())
-        report = oom.run(leafd, containers=9, rounds=2)
+        report = oom.run(leafd, containers=18, rounds=1)
     finally:
         leafd.close()
     assert report.misses == []
