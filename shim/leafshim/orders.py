@@ -34,8 +34,9 @@ class Order(NamedTuple):
 
 
 class InitOrder(NamedTuple):
-    """Init, and the cgroups that it is to live in. `shares`: without limits of their own. `isolation`: the
-    controllers to enable, limits or not. `owner`: the user that the leaf is handed over to, or None."""
+    """Init, and the cgroups that it is to live in. `shares`: without limits of their own. `isolation`: the controllers
+    to enable, limits or not. `owner`: the user that the leaf is handed over to, or None.
+    """
 
     init: Order
     cgroup: Cgroup
@@ -51,7 +52,7 @@ class InitOrder(NamedTuple):
         self.cgroup.create()
         self.cgroup.child("leaf").create()
         if self.shares:
-            self.isolator.count_kills()
+            self.isolator.count_kills(self.isolation)
         else:
             self.isolator.prepare(self.limits, self.isolation)
         if self.owner is not None:

@@ -11,7 +11,7 @@ from leafd import devices
 from leafd.client import Client
 from leafd.describe import Document, describe
 from leafd.describe_nested import DEBUG, describe_nested
-from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.hierarchy import UNLIMITED, Cgroup
 from leafshim.errors import AlreadyExists, InputError, NotFound, StateError
 from leafshim.state import ISOLATING, RUNNING
 from tests.harness.leafd import Leafd
@@ -322,11 +322,16 @@ def test_memory_of_who_shares_cgroups_is_its_parents_and_of_who_does_not_its_own
     with patient.client as client:
         client.create("top", describe(("sleep", "1000"), resources=limit), start=True)
         inner = Cgroup(client.create("top/db", NESTED, start=True).cgroup)
-        assert not inner.has("memory.max")
+        assert inner.read_number("memory.max") == UNLIMITED  # memory is enabled for it, to count its own kills
         client.create("top/fills", describe_nested(("tail", "/dev/zero")), start=True)
         ended = client.wait("top/fills")
         assert ended.exit is not None
-        assert ended.exit.status == 137
+        assert (ended.exit.status, ended.exit.cause) == (137, "oom")
+        assert ended.exit.limitation is not None
+        assert (ended.exit.limitation.scope, ended.exit.limitation.cgroup) == (
+            "ancestor",
+            f"{patient.cgroups_root}/top",
+        )
     shown = {each["id"]: each["memory"]["max"] for each in json.loads(patient.ctl("--json", "stats").stdout)}
     assert shown == {"web": 512 << 20, "top": 24 << 20, "top/db": 24 << 20}
 

@@ -103,11 +103,12 @@ class Isolator:
         there = Cgroup(self.mount).controllers() if isolation else frozenset()
         self._write(settings, {*there} & {*isolation} | {setting.controller for setting in settings})
 
-    def count_kills(self) -> None:
+    def count_kills(self, isolation: Collection[str]) -> None:
         """Enable for a container without limits of its own what tells whether an OOM kill was one of its processes, and
-        nothing else; nothing where the host lacks it. Raises StateError, KernelError."""
-        if MemoryController.name in Cgroup(self.mount).controllers():
-            enable_down(self.mount, self.cgroup, [MemoryController.name])
+        nothing else; nothing where that is not in `isolation`, or not on the host. Raises StateError, KernelError."""
+        name = MemoryController.name
+        if name in isolation and name in Cgroup(self.mount).controllers():
+            enable_down(self.mount, self.cgroup, [name])
 
     def update(
         self, limits: Limits, *, kill: bool = False, accepted: Callable[[Settings], None] | None = None
