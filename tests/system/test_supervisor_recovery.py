@@ -160,12 +160,11 @@ def test_a_container_outlives_its_shim_and_its_true_status_is_known(
         assert not os.path.exists(ended.cgroup)
 
 
-def test_a_container_without_a_shim_can_be_ended(leafd: "Leafd") -> None:
+def test_a_container_whose_shim_was_killed_can_be_ended(leafd: "Leafd") -> None:
     with leafd.client as client:
         for name in ("stopped", "removed"):
             _kill(client.create(name, SLEEP, start=True).shim_pid)
-            _until(client, name, "shim-lost")
-        client.recover()
+            _until(client, name, "adopted")
         ended = client.stop("stopped", grace=0)
         assert ended.exit is not None
         assert (ended.exit.status, ended.exit.cause) == (137, "killed")
