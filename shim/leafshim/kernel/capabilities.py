@@ -1,7 +1,9 @@
 """Capabilities (capabilities(7)): names, and the five sets. A set is an integer, bit N for capability N."""
 
 import errno
+import functools
 import struct
+from collections.abc import Iterator
 
 from leafshim.errors import InputError, KernelError
 from leafshim.kernel import syscalls
@@ -71,9 +73,14 @@ def to_set(names: list[str]) -> int:
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     """The calling thread's three sets, capset(2). Raises KernelError."""
+    syscalls.capset(*structures(effective, permitted, inheritable))
+
+
+def structures(effective: int, permitted: int, inheritable: int) -> tuple[bytes, bytes]:
+    """capset(2)'s two."""
     sets = (effective, permitted, inheritable)
     low, high = ([bits >> shift & 0xFFFFFFFF for bits in sets] for shift in (0, 32))
-    syscalls.capset(struct.pack("Ii", _VERSION_3, 0), struct.pack("6I", *low, *high))
+    return struct.pack("Ii", _VERSION_3, 0), struct.pack("6I", *low, *high)
 
 
 def limit_bounding(keep: int) -> None:
@@ -97,7 +104,26 @@ def limit_bounding(keep: int) -> None:
 
 def set_ambient(ambient: int) -> None:
     """Exactly these in the ambient set; each must be permitted and inheritable (EPERM). Raises KernelError."""
-    syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for arguments in setting_ambient(ambient):
+        syscalls.prctl(*arguments)
+
+
+def setting_ambient(ambient: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """`set_ambient` as arguments of prctl(2)."""
+    yield _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0
     for number in range(ambient.bit_length()):
         if ambient >> number & 1:
-            syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+            yield _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0
+
+
+def limiting_bounding(keep: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """`limit_bounding` as arguments of prctl(2), for the capabilities that this kernel has."""
+    for number in range(_last() + 1):
+        if not keep >> number & 1:
+            yield _PR_CAPBSET_DROP, number, 0, 0, 0
+
+
+@functools.cache
+def _last() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from leafshim.errors import InternalError
@@ -43,13 +43,12 @@ def reset_inherited_signals() -> None:
             syscalls.rt_sigaction(number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
 
 
-def reset_signals() -> None:
-    """The signals that Python takes or ignores to their default, none blocked: in a child that becomes a program, of a
-    process that did `reset_inherited_signals`. Raises KernelError.
+def resetting_signals() -> Iterator[tuple[syscalls.Call, tuple[syscalls.Argument, ...]]]:
+    """The system calls that set the signals that Python takes or ignores to their default, and block none: for a child
+    that becomes a program, of a process that did `reset_inherited_signals`.
 
-    execve resets handlers, but until then one would write to the parent's wake-up descriptor. Not by signal.signal,
-    whose enumerations take a fresh child five times as long.
+    execve resets handlers, but until then one would write to the parent's wake-up descriptor.
     """
     for number in _PYTHONS:
-        syscalls.rt_sigaction(number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        yield syscalls.rt_sigaction, (number, _DEFAULT_ACTION, None, _SIGSET_BYTES)
+    yield syscalls.rt_sigprocmask, (signal.SIG_SETMASK.value, bytes(_SIGSET_BYTES), None, _SIGSET_BYTES)

@@ -217,8 +217,13 @@ def mount_setattr(
     5.12). "" is the descriptor `directory` itself. Raises KernelError.
     """
     flags |= 0 if path else AT_EMPTY_PATH
-    attributes = _MOUNT_ATTR.pack(set_, clear, propagation, 0)
+    attributes = mount_attributes(set_, clear, propagation)
     syscalls.mount_setattr(directory, os.fsencode(path), flags, attributes, len(attributes), path=path)
+
+
+def mount_attributes(set_: int = 0, clear: int = 0, propagation: int = 0) -> bytes:
+    """mount_setattr(2)'s structure."""
+    return _MOUNT_ATTR.pack(set_, clear, propagation, 0)
 
 
 def new_filesystem(fstype: str, options: dict[str, str | None], attributes: int = 0) -> int:

@@ -19,9 +19,10 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
 CLOSE_RANGE_CLOEXEC = 1 << 2
-_LAST_DESCRIPTOR = 2**32 - 1
+LAST_DESCRIPTOR = 2**32 - 1
 
 PROC_MAGIC = 0x9FA0  # statfs(2)
 CGROUP2_MAGIC = 0x63677270
@@ -29,7 +30,12 @@ TMPFS_MAGIC = 0x01021994
 
 _MFD_EXEC = 0x10
 _OPEN_HOW = struct.Struct("QQQ")
-_ATTEMPTS = 1000
+ATTEMPTS = 1000
+
+
+def open_how(flags: int, *, mode: int = 0, resolve: int = 0) -> bytes:
+    """openat2(2)'s structure. Close-on-exec."""
+    return _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
 
 
 def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
@@ -38,8 +44,8 @@ def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: in
     With RESOLVE_IN_ROOT or RESOLVE_BENEATH the kernel answers EAGAIN to a `..` that races with a rename anywhere on
     the host, and wants to be asked again. It gets many chances, not endless ones: the rename may be an attack.
     """
-    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
-    for _ in range(_ATTEMPTS - 1):
+    how = open_how(flags, mode=mode, resolve=resolve)
+    for _ in range(ATTEMPTS - 1):
         try:
             return syscalls.openat2(directory, os.fsencode(path), how, len(how), path=path)
         except KernelError as error:
@@ -50,7 +56,7 @@ def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: in
 
 def open_in_root(root: int, path: str, flags: int, *, mode: int = 0) -> int:
     """Open `path` with the directory descriptor `root` as `/`, through no magic link. Raises KernelError."""
-    return openat2(root, path, flags, mode=mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return openat2(root, path, flags, mode=mode, resolve=IN_ROOT)
 
 
 def filesystem_magic(fd: int) -> int:
@@ -63,7 +69,7 @@ def filesystem_magic(fd: int) -> int:
     return ctypes.c_long.from_buffer(result).value
 
 
-def close_range(first: int, last: int = _LAST_DESCRIPTOR, flags: int = 0) -> None:
+def close_range(first: int, last: int = LAST_DESCRIPTOR, flags: int = 0) -> None:
     """Close the descriptors `first` to `last`, or with CLOSE_RANGE_CLOEXEC mark them. Raises KernelError."""
     syscalls.close_range(first, last, flags)
 

@@ -6,6 +6,7 @@ All of it is the calling process's own, and all of it raises KernelError.
 import ctypes
 import os
 import struct
+from collections.abc import Sequence
 
 from leafshim.kernel import syscalls
 
@@ -15,6 +16,11 @@ _PR_SET_KEEPCAPS = 8
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+
+# Arguments of prctl(2), as data.
+NOT_DUMPABLE = (_PR_SET_DUMPABLE, 0, 0, 0, 0)
+KEEP_CAPABILITIES = (_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+NO_NEW_PRIVILEGES = (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 RLIM_INFINITY = 2**64 - 1
 RLIMIT: dict[str, int] = {  # asm-generic/resource.h; the names are the runtime spec's
@@ -71,9 +77,14 @@ def set_no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def set_groups(gids: list[int]) -> None:
+def set_groups(gids: Sequence[int]) -> None:
     """Exactly these supplementary groups."""
-    syscalls.setgroups(len(gids), struct.pack(f"{len(gids)}I", *gids))
+    syscalls.setgroups(len(gids), groups(gids))
+
+
+def groups(gids: Sequence[int]) -> bytes:
+    """setgroups(2)'s array."""
+    return struct.pack(f"{len(gids)}I", *gids)
 
 
 def set_gid(gid: int) -> None:
@@ -88,7 +99,12 @@ def set_uid(uid: int) -> None:
 
 def set_limit(resource: int, soft: int, hard: int) -> None:
     """setrlimit(2) in its units; RLIM_INFINITY for none. Python's own turns every refusal into a ValueError."""
-    syscalls.setrlimit(resource, struct.pack("QQ", soft, hard))
+    syscalls.setrlimit(resource, limit(soft, hard))
+
+
+def limit(soft: int, hard: int) -> bytes:
+    """setrlimit(2)'s structure."""
+    return struct.pack("QQ", soft, hard)
 
 
 def set_host_name(name: str) -> None:

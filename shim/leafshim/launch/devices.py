@@ -1,12 +1,15 @@
 """Device nodes. In a user namespace nobody may make one (mknod(2), EPERM): there the host's are bound instead."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
 
 from leafshim.errors import Unsupported
-from leafshim.kernel import mounts
+from leafshim.kernel import mounts, syscalls
 from leafshim.launch.operation import Operation, Setup, prove_device
-from leafshim.launch.rootfs import open_directory, open_file
+from leafshim.launch.rootfs import open_directory, open_file, opening_directory
+from leafshim.launch.steps import Step, step
 from leafshim.spec import Device
 
 DEFAULT_DEVICES = tuple(
@@ -52,6 +55,18 @@ class MakeDevice(Operation):
         if device.uid or device.gid:
             os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
 
+    def steps(self, setup: Setup) -> Iterable[Step]:
+        device = self._device
+        if device.uid or device.gid:
+            return super().steps(setup)
+        parent, name = os.path.split(self.path)
+        kind, number = _FILE_TYPE[device.type], os.makedev(device.major, device.minor)
+        making = step(syscalls.mknodat, setup.target, os.fsencode(name), kind | device.mode, number)
+        return (*opening_directory(setup, parent), making)
+
+    def otherwise(self, setup: Setup, call: str, number: int) -> None:
+        self.execute(setup)
+
 
 class BindDevice(Operation):
     """The host's own node of the same path, proven to be the device that is meant."""
@@ -88,3 +103,12 @@ class MakeLink(Operation):
             os.symlink(self._target, name, dir_fd=open_directory(setup.root, parent))
         except FileExistsError:
             pass
+
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        parent, name = os.path.split(self.path)
+        yield from opening_directory(setup, parent)
+        target, over = os.fsencode(self._target), (errno.EEXIST,)
+        yield step(syscalls.symlinkat, target, setup.target, os.fsencode(name), over=over)
+
+    def otherwise(self, setup: Setup, call: str, number: int) -> None:
+        self.execute(setup)

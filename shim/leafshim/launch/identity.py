@@ -6,14 +6,17 @@ groups change while CAP_SETGID is, and the user last; the capabilities that shal
 
 import functools
 import os
+from collections.abc import Iterator
 
 from leafshim.errors import KernelError
-from leafshim.kernel import capabilities, process, procfs
-from leafshim.kernel.paths import open_in_root
+from leafshim.kernel import capabilities, process, procfs, syscalls
 from leafshim.launch.operation import Operation, Setup
+from leafshim.launch.rootfs import opening
+from leafshim.launch.steps import Step, python, run, step
 from leafshim.spec import Capabilities, Rlimit, User
 
 _DEFAULT_UMASK = 0o022
+_DROP = "drop capability"
 NO_CAPABILITIES = Capabilities(0, 0, 0, 0, 0)
 
 
@@ -37,11 +40,11 @@ class ChangeDirectory(Operation):
     def __init__(self, path: str) -> None:
         super().__init__("chdir", path)
 
-    def execute(self, setup: Setup) -> None:
+    def steps(self, setup: Setup) -> Iterator[Step]:
         # No magic link is followed, so /proc/self/fd/N of a leaked descriptor leads nowhere.
-        os.fchdir(open_in_root(setup.root, self.path, os.O_PATH | os.O_DIRECTORY))
-        # Raises ENOENT for a directory that was moved out of the root meanwhile (getcwd(3), "(unreachable)").
-        os.getcwd()
+        yield opening(setup, self.path, os.O_PATH | os.O_DIRECTORY)
+        yield step(syscalls.fchdir, setup.target)
+        yield python(_prove_reachable)
 
 
 class SetLimit(Operation):
@@ -56,8 +59,9 @@ class SetLimit(Operation):
     def detail(self) -> str:
         return f"{self._limit.soft} {self._limit.hard}"
 
-    def execute(self, setup: Setup) -> None:
-        process.set_limit(self._limit.resource, self._limit.soft, self._limit.hard)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        limit = self._limit
+        yield step(syscalls.setrlimit, limit.resource, process.limit(limit.soft, limit.hard))
 
 
 class SetUser(Operation):
@@ -74,18 +78,31 @@ class SetUser(Operation):
         groups = ",".join(map(str, self._user.additional_gids)) or "none"
         return f"groups {groups}, capabilities {self._capabilities.permitted:#x} of {self._capabilities.bounding:#x}"
 
-    def execute(self, setup: Setup) -> None:
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield from (
+            step(syscalls.prctl, *arguments, name=_DROP)
+            for arguments in capabilities.limiting_bounding(self._capabilities.bounding)
+        )
+        yield from self._change()
+
+    def _change(self) -> Iterator[Step]:
         user, sets = self._user, self._capabilities
-        capabilities.limit_bounding(sets.bounding)
-        process.set_keep_capabilities(True)
-        process.set_groups(list(user.additional_gids))
-        process.set_gid(user.gid)
-        process.set_uid(user.uid)
+        yield step(syscalls.prctl, *process.KEEP_CAPABILITIES)
+        yield step(syscalls.setgroups, len(user.additional_gids), process.groups(user.additional_gids))
+        yield step(syscalls.setresgid, user.gid, user.gid, user.gid)
+        yield step(syscalls.setresuid, user.uid, user.uid, user.uid)
         # The change of user made the process dumpable again where fs.suid_dumpable says so.
-        process.set_dumpable(False)
-        capabilities.set_capabilities(sets.effective, sets.permitted, sets.inheritable)
-        capabilities.set_ambient(sets.ambient)
-        os.umask(_DEFAULT_UMASK if user.umask is None else user.umask)
+        yield step(syscalls.prctl, *process.NOT_DUMPABLE)
+        yield step(syscalls.capset, *capabilities.structures(sets.effective, sets.permitted, sets.inheritable))
+        for arguments in capabilities.setting_ambient(sets.ambient):
+            yield step(syscalls.prctl, *arguments)
+        yield step(syscalls.umask, _DEFAULT_UMASK if user.umask is None else user.umask)
+
+    def otherwise(self, setup: Setup, call: str, number: int) -> None:
+        if call != _DROP:
+            raise KernelError(call, number)
+        capabilities.limit_bounding(self._capabilities.bounding)
+        run(self._change())
 
     def failure(self, error: KernelError) -> KernelError:
         return KernelError(error.syscall, error.errno, self.path)
@@ -99,8 +116,14 @@ class ForbidNewPrivileges(Operation):
     def __init__(self) -> None:
         super().__init__("set no_new_privs")
 
-    def execute(self, setup: Setup) -> None:
-        process.set_no_new_privileges()
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield step(syscalls.prctl, *process.NO_NEW_PRIVILEGES)
+
+
+def _prove_reachable() -> int:
+    # Raises ENOENT for a directory that was moved out of the root meanwhile (getcwd(3), "(unreachable)").
+    os.getcwd()
+    return 0
 
 
 def missing_capabilities(sets: Capabilities) -> list[str]:

@@ -7,13 +7,14 @@ should not be.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from leafshim.errors import InputError
-from leafshim.kernel import mounts
+from leafshim.kernel import mounts, syscalls
 from leafshim.kernel.paths import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, open_in_root, openat2
-from leafshim.launch.operation import Operation, Setup, by_descriptor
-from leafshim.launch.rootfs import open_directory, open_file
+from leafshim.launch.operation import Operation, Setup, by_descriptor, name_descriptor
+from leafshim.launch.rootfs import open_directory, open_file, opening, opening_directory
+from leafshim.launch.steps import Step, python, step
 
 _KERNEL_FILESYSTEMS = ("proc", "sysfs")
 
@@ -128,6 +129,25 @@ class MountFilesystem(Operation):
             for propagation in options.propagation:
                 _set_propagation(mounted, propagation)
             _set_recursive(mounted, options)
+
+    def steps(self, setup: Setup) -> Iterable[Step]:
+        options = self._options
+        if options.propagation or options.set_attributes or options.clear_attributes:
+            return super().steps(setup)
+        return self._usually(setup)
+
+    def _usually(self, setup: Setup) -> Iterator[Step]:
+        yield from opening_directory(setup, self.path)
+        if self._fstype in _KERNEL_FILESYSTEMS:  # see execute
+            yield opening(setup, self.path, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+        yield python(name_descriptor, setup.name, setup.target)
+        source, fstype, data = map(os.fsencode, (self._source, self._fstype, self._options.data))
+        yield step(syscalls.mount, source, setup.name, fstype, self._options.flags, data)
+        if self._fstype == "tmpfs":
+            setup.fresh.add(self.path)
+
+    def otherwise(self, setup: Setup, call: str, number: int) -> None:
+        self.execute(setup)
 
 
 def _set_propagation(mount: int, propagation: int) -> None:

@@ -4,12 +4,14 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 from leafshim.errors import InputError
-from leafshim.kernel import pidfd, process, procfs
-from leafshim.kernel.namespaces import CLONE_NEWCGROUP, FLAG, NAME, setns, unshare
+from leafshim.kernel import mounts, pidfd, process, procfs, syscalls
+from leafshim.kernel.namespaces import CLONE_NEWCGROUP, FLAG, NAME, setns
 from leafshim.launch.handshake import MAPPED, MAPS_WANTED
 from leafshim.launch.operation import Operation, Setup
+from leafshim.launch.steps import Step, step
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -87,9 +89,10 @@ class JoinContainer(Operation):
     def detail(self) -> str:
         return ", ".join(name for flag, name in NAME.items() if flag & self._flags)
 
-    def execute(self, setup: Setup) -> None:
-        setns(self._pidfd, self._flags)
-        setup.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield step(syscalls.setns, self._pidfd, self._flags)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        yield step(syscalls.openat, mounts.AT_FDCWD, b"/", flags, 0, into=setup.root_slot)
 
 
 class NewCgroupNamespace(Operation):
@@ -100,8 +103,8 @@ class NewCgroupNamespace(Operation):
     def __init__(self) -> None:
         super().__init__("unshare cgroup namespace")
 
-    def execute(self, setup: Setup) -> None:
-        unshare(CLONE_NEWCGROUP)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield step(syscalls.unshare, CLONE_NEWCGROUP)
 
 
 class WaitForMaps(Operation):
@@ -141,8 +144,9 @@ class SetHostName(Operation):
     def __init__(self, name: str) -> None:
         super().__init__("set host name", name)
 
-    def execute(self, setup: Setup) -> None:
-        process.set_host_name(self.path)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        encoded = os.fsencode(self.path)
+        yield step(syscalls.sethostname, encoded, len(encoded))
 
 
 class SetDomainName(Operation):

@@ -30,18 +30,21 @@ class Program:
 
     def find(self) -> str:
         """The file to run. Raises KernelError: ENOENT, or EACCES where there is one that may not be run."""
+        for candidate in self._candidates:
+            if os.access(candidate, os.X_OK) and stat.S_ISREG(os.stat(candidate).st_mode):
+                return candidate
+        raise KernelError("exec", self._reason(), self.name)
+
+    def _reason(self) -> int:
         reason = errno.ENOENT
         for candidate in self._candidates:
             try:
-                regular = stat.S_ISREG(os.stat(candidate).st_mode)
+                os.stat(candidate)
+                reason = errno.EACCES
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                     reason = error.errno or errno.EACCES
-                continue
-            if regular and os.access(candidate, os.X_OK):
-                return candidate
-            reason = errno.EACCES
-        raise KernelError("exec", reason, self.name)
+        return reason
 
     def run(self, file: str) -> NoReturn:
         """Become the program. Raises KernelError."""

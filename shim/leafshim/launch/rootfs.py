@@ -4,13 +4,21 @@ It is assembled in the child's own mount namespace, on a directory of the bundle
 of the host's: what is mounted in it stays in it.
 """
 
+import ctypes
 import errno
 import os
+from collections.abc import Iterator
+from typing import TypeAlias
 
 from leafshim.errors import KernelError
-from leafshim.kernel import mounts
-from leafshim.kernel.paths import open_in_root
-from leafshim.launch.operation import Operation, Setup, by_descriptor
+from leafshim.kernel import mounts, syscalls
+from leafshim.kernel.paths import IN_ROOT, open_how, open_in_root
+from leafshim.launch.operation import Operation, Setup, by_descriptor, name_descriptor
+from leafshim.launch.steps import Slot, Step, python, step
+
+StepValue: TypeAlias = "bytes | ctypes.Array[ctypes.c_char]"
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
 def open_directory(root: int, path: str) -> int:
@@ -44,6 +52,23 @@ def open_file(root: int, path: str) -> int:
     return open_in_root(root, path, os.O_PATH)
 
 
+def opening(
+    setup: Setup, path: str, flags: int = os.O_PATH, *, resolve: int = IN_ROOT, over: tuple[int, ...] = ()
+) -> Step:
+    """`open_in_root` as a step, into `setup.target`."""
+    how = open_how(flags, resolve=resolve)
+    return step(syscalls.openat2, setup.root_slot, os.fsencode(path), how, len(how), into=setup.target, over=over)
+
+
+def opening_directory(setup: Setup, path: str) -> Iterator[Step]:
+    """`open_directory` as steps, into `setup.target`. Where it surely is not there yet it is made first."""
+    parent, name = os.path.split(path.rstrip("/"))
+    if parent in setup.fresh:
+        yield opening(setup, parent, _DIRECTORY)
+        yield step(syscalls.mkdirat, setup.target, os.fsencode(name), 0o755)
+    yield opening(setup, path, _DIRECTORY)
+
+
 class LeaveHostMounts(Operation):
     """Mounts of the host still arrive; ours do not leave."""
 
@@ -52,8 +77,8 @@ class LeaveHostMounts(Operation):
     def __init__(self) -> None:
         super().__init__("make slave", "/")
 
-    def execute(self, setup: Setup) -> None:
-        mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_SLAVE)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield step(syscalls.mount, b"", b"/", b"", mounts.MS_REC | mounts.MS_SLAVE, b"")
 
 
 class OpenRootDirectory(Operation):
@@ -64,8 +89,9 @@ class OpenRootDirectory(Operation):
     def __init__(self, path: str) -> None:
         super().__init__("open", path)
 
-    def execute(self, setup: Setup) -> None:
-        setup.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        flags = _DIRECTORY | os.O_CLOEXEC
+        yield step(syscalls.openat, mounts.AT_FDCWD, os.fsencode(self.path), flags, 0, into=setup.root_slot)
 
 
 class MountOverHost(Operation):
@@ -84,19 +110,19 @@ class MountOverHost(Operation):
     def detail(self) -> str:
         return f"over {self._lower}, changes on a tmpfs of {self._size or 'the default'} bytes"
 
-    def execute(self, setup: Setup) -> None:
-        limit: dict[str, str | None] = {} if self._size is None else {"size": str(self._size)}
-        changes = mounts.new_filesystem("tmpfs", {"mode": "0755", **limit})
-        # overlayfs takes its layers from attached mounts only.
-        mounts.move_mount(changes, "", directory=setup.root)
-        os.mkdir("upper", 0o755, dir_fd=changes)
-        os.mkdir("work", 0o755, dir_fd=changes)
-        top = by_descriptor(changes)
-        overlay = mounts.new_filesystem(
-            "overlay", {"lowerdir": self._lower, "upperdir": f"{top}/upper", "workdir": f"{top}/work"}
-        )
-        mounts.move_mount(overlay, "", directory=changes)
-        setup.root = overlay
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        limit: dict[bytes, StepValue] = {} if self._size is None else {b"size": b"%d" % self._size}
+        changes = Slot()
+        yield from _new_filesystem(setup, b"tmpfs", {b"mode": b"0755", **limit}, changes)
+        yield moving(changes, setup.root_slot)
+        yield step(syscalls.mkdirat, changes, b"upper", 0o755)
+        yield step(syscalls.mkdirat, changes, b"work", 0o755)
+        upper, work = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+        yield python(name_descriptor, upper, changes, b"/upper")
+        yield python(name_descriptor, work, changes, b"/work")
+        layers: dict[bytes, StepValue] = {b"lowerdir": os.fsencode(self._lower), b"upperdir": upper, b"workdir": work}
+        yield from _new_filesystem(setup, b"overlay", layers, setup.root_slot)
+        yield moving(setup.root_slot, changes)
 
 
 class MountRoot(Operation):
@@ -146,12 +172,11 @@ class PivotRoot(Operation):
     def __init__(self) -> None:
         super().__init__("pivot_root")
 
-    def execute(self, setup: Setup) -> None:
-        os.fchdir(setup.root)
-        # The old root ends up on top of the new one; "." is then the old one (pivot_root(2), NOTES).
-        mounts.pivot_root(".", ".")
-        mounts.umount2(".", mounts.MNT_DETACH)
-        os.chdir("/")
+    def steps(self, setup: Setup) -> Iterator[Step]:
+        yield step(syscalls.fchdir, setup.root_slot)
+        yield step(syscalls.pivot_root, b".", b".")
+        yield step(syscalls.umount2, b".", mounts.MNT_DETACH)
+        yield step(syscalls.chdir, b"/")
 
 
 class ChangeRootMount(Operation):
@@ -173,3 +198,19 @@ class ChangeRootMount(Operation):
             flags=recursive,
             directory=setup.root,
         )
+
+
+def _new_filesystem(setup: Setup, fstype: bytes, options: dict[bytes, StepValue], into: Slot) -> Iterator[Step]:
+    """`mounts.new_filesystem` as steps."""
+    context = setup.tree
+    yield step(syscalls.fsopen, fstype, mounts.FSOPEN_CLOEXEC, into=context)
+    for key, value in options.items():
+        yield step(syscalls.fsconfig, context, mounts.FSCONFIG_SET_STRING, key, value, 0)
+    yield step(syscalls.fsconfig, context, mounts.FSCONFIG_CMD_CREATE, None, None, 0)
+    yield step(syscalls.fsmount, context, mounts.FSMOUNT_CLOEXEC, 0, into=into)
+
+
+def moving(tree: Slot, target: Slot) -> Step:
+    """`mounts.move_mount` as a step, onto a descriptor."""
+    flags = mounts.MOVE_MOUNT_F_EMPTY_PATH | mounts.MOVE_MOUNT_T_EMPTY_PATH
+    return step(syscalls.move_mount, tree, b"", target, b"", flags)

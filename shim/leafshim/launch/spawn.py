@@ -18,8 +18,9 @@ from leafshim.kernel import fdpass, pidfd
 from leafshim.kernel.clone import clone3
 from leafshim.kernel.namespaces import CLONE_NEWPID, setns
 from leafshim.launch import handshake
-from leafshim.launch.child import run
+from leafshim.launch.child import run, write_script
 from leafshim.launch.namespaces import open_namespace
+from leafshim.launch.operation import Setup
 from leafshim.launch.plan import Plan
 
 _LONGEST_MESSAGE = 1 << 16
@@ -176,6 +177,8 @@ def _clone_into(
         return opened[-1]
 
     own = None
+    setup = Setup(handshake.Channel(end))
+    script = write_script(plan, setup, stdio)
     try:
         directory = opening(cgroup, os.O_PATH | os.O_DIRECTORY)
         if plan.pid_namespace is not None:
@@ -188,7 +191,7 @@ def _clone_into(
             setns(namespace, CLONE_NEWPID)
         pid, child = clone3(flags, cgroup=directory, brief=True)
         if pid == 0:
-            run(plan, end, stdio)
+            run(plan, setup, script)
         return pid, child
     except OSError as error:
         raise KernelError.of(error, "open") from error

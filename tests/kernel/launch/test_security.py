@@ -206,7 +206,7 @@ def test_the_child_imports_nothing(run: Run, config: Config, skeleton: Path, no_
 def test_a_defect_in_a_step_comes_back_as_our_own_error(
     run: Run, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "setsid", None)
+    monkeypatch.setattr(os, "getcwd", None)
     with pytest.raises(LeafError, match=r"^TypeError: "):
         run(config("true"))
 
