@@ -285,6 +285,7 @@ class Life:
             await remove_cgroup(entry.cgroup, environment.config.reap_deadline)
         except LeafError as error:
             failure = error
+        self._let_go_of_init()  # or the next nursery, should this one die now, would be given it to keep
         await _quietly(entry.id, environment.nursery.forget(entry.id))
         if self.shim is not None:
             await _quietly(entry.id, self.shim.shutdown())
@@ -432,7 +433,11 @@ class Life:
         if self.unattended is not None:
             self.unattended.close()
             self.unattended = None
-        if self._init >= 0 and self.record.state in (DESTROYING, STOPPED):
+        if self.record.state in (DESTROYING, STOPPED):
+            self._let_go_of_init()
+
+    def _let_go_of_init(self) -> None:
+        if self._init >= 0:
             os.close(self._init)
             self._init = -1
 

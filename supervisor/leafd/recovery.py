@@ -25,7 +25,7 @@ from leafd.unattended import Unattended, choose_init, open_proven
 from leafshim import exits, record, state
 from leafshim.api.shim import Exit, InfoResponse
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import DamagedRecord, LeafError, NotFound, Unavailable
+from leafshim.errors import DamagedRecord, KernelError, LeafError, NotFound, Unavailable
 from leafshim.exits import unpack
 
 log = logging.getLogger("leafd")
@@ -268,7 +268,22 @@ async def find_exit(entry: Record, environment: Environment, unattended: Unatten
     end = exits.describe(status, requested=requested)
     end.finished_at = time_ns()
     end.duration = end.finished_at - entry.started_at if entry.started_at else 0
-    return end, 0
+    # Nobody may be able to tell it once more: from here on it is told as if its shim had recorded it, and once only.
+    sequence = max(entry.sequence, environment.journal.told(entry.id)) + 1
+    try:
+        exits.write(
+            path,
+            entry.id,
+            end,
+            pid=entry.pid,
+            created_at=entry.created_at,
+            started_at=entry.started_at,
+            sequence=sequence,
+        )
+    except KernelError as error:
+        log.warning("%s: %s", entry.id, error)
+        return end, 0
+    return end, sequence
 
 
 def _checkpoint(entry: Record, environment: Environment) -> dict[str, record.Value]:
