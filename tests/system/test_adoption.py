@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ import pytest
 from leafd.describe import describe
 from leafd.session import attach, execute
 from leafshim.kernel import pidfd
+from tests.harness.leafd import Leafd
 
 if TYPE_CHECKING:
     from leafd.client import Client
     from leafshim.api.containers import Container
-    from tests.harness.leafd import Leafd, Terminal
+    from tests.harness.leafd import Terminal
 
 COUNTER = "n=0; while read line; do n=$((n+1)); echo $n $line; done; exit 7"
 
@@ -47,7 +48,7 @@ def adopted(client: "Client", made: "Container", times: int = 1) -> "Container":
     return now
 
 
-def test_input_output_and_log_go_on(leafd: "Leafd") -> None:
+def test_input_output_and_log_go_on(leafd: Leafd) -> None:
     with leafd.client as client:
         made = client.create("web", describe(["sh", "-c", COUNTER]), start=True, stdin=True)
         with attach(str(leafd.socket), "web", stdin=True) as first:
@@ -65,7 +66,7 @@ def test_input_output_and_log_go_on(leafd: "Leafd") -> None:
     assert leafd.ctl("logs", "web").stdout == "1 one\n2 two\n"
 
 
-def test_a_terminal_goes_on(leafd: "Leafd", terminal: "Callable[[list[str]], Terminal]") -> None:
+def test_a_terminal_goes_on(leafd: Leafd, terminal: "Callable[[list[str]], Terminal]") -> None:
     assert leafd.ctl("run", "-d", "-it", "--name", "web", "--", "sh").returncode == 0
     with leafd.client as client:
         made = client.inspect("web")
@@ -78,7 +79,7 @@ def test_a_terminal_goes_on(leafd: "Leafd", terminal: "Callable[[list[str]], Ter
     assert person.status() == 4
 
 
-def test_it_can_be_executed_in_paused_stopped_and_adopted_again(leafd: "Leafd") -> None:
+def test_it_can_be_executed_in_paused_stopped_and_adopted_again(leafd: Leafd) -> None:
     with leafd.client as client:
         made = now = client.create("web", describe(["sleep", "1000"]), start=True)
         for times in (1, 2, 3):
@@ -95,7 +96,7 @@ def test_it_can_be_executed_in_paused_stopped_and_adopted_again(leafd: "Leafd") 
         client.remove("web")
 
 
-def test_a_time_limit_still_holds(leafd: "Leafd") -> None:
+def test_a_time_limit_still_holds(leafd: Leafd) -> None:
     with leafd.client as client:
         made = client.create("web", describe(["sleep", "1000"]), start=True, timeout=3_000_000_000)
         kill(made.shim_pid)
@@ -106,7 +107,7 @@ def test_a_time_limit_still_holds(leafd: "Leafd") -> None:
 
 
 @pytest.mark.parametrize("leafd_too", [False, True])
-def test_with_the_nursery_gone_too_the_kernel_knows_the_status(leafd: "Leafd", leafd_too: bool, tmp_path: Path) -> None:
+def test_with_the_nursery_gone_too_the_kernel_knows_the_status(leafd: Leafd, leafd_too: bool, tmp_path: Path) -> None:
     """Linux 6.15 and later; before that only the nursery could tell."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -129,11 +130,21 @@ def test_with_the_nursery_gone_too_the_kernel_knows_the_status(leafd: "Leafd", l
     assert (ended.exit.status, ended.exit.cause) == (6, "exited")
 
 
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Leafd]:
+    """A leafd for a machine that is ten times slower, as a guest is."""
+    installation = Leafd(tmp_path)
+    try:
+        installation.start(*installation.patient())
+        yield installation
+    finally:
+        installation.close()
+
+
 @pytest.mark.vm
-def test_on_an_older_kernel_the_nursery_knows_the_status(leafd: "Leafd") -> None:
+def test_on_an_older_kernel_the_nursery_knows_the_status(patient: Leafd) -> None:
     """Linux 6.12, in the guest, has no PIDFD_INFO_EXIT."""
-    leafd.stop()
-    leafd.start(*leafd.patient())
+    leafd = patient
     with leafd.client as client:
         made = client.create("web", describe(["sh", "-c", "read line; exit 6"]), start=True, stdin=True)
         kill(made.shim_pid)
@@ -146,7 +157,7 @@ def test_on_an_older_kernel_the_nursery_knows_the_status(leafd: "Leafd") -> None
     assert (ended.exit.status, ended.exit.cause) == (6, "exited")
 
 
-def test_a_fleet_of_dead_shims_is_adopted_side_by_side(leafd: "Leafd") -> None:
+def test_a_fleet_of_dead_shims_is_adopted_side_by_side(leafd: Leafd) -> None:
     with leafd.client as client:
         made = {name: client.create(name, describe(["sleep", "1000"]), start=True) for name in map(str, range(20))}
         kill(*(each.shim_pid for each in made.values()))
@@ -156,7 +167,7 @@ def test_a_fleet_of_dead_shims_is_adopted_side_by_side(leafd: "Leafd") -> None:
             assert leafd.ctl("exec", name, "--", "true").returncode == 0
 
 
-def test_the_former_shims_events_are_told_by_the_next(leafd: "Leafd") -> None:
+def test_the_former_shims_events_are_told_by_the_next(leafd: Leafd) -> None:
     with leafd.client as client:
         made = client.create("web", describe(["sleep", "1000"]), start=True)
     leafd.kill()
