@@ -183,6 +183,8 @@ def test_a_next_shim_that_is_killed_in_the_middle_leaves_the_shim_in_charge(leaf
     with leafd.client as client, ThreadPoolExecutor(1) as aside:
         made = client.create("web", describe(["sleep", "1000"]), start=True)
         spare = spare_of(client)
+        while not children(spare):  # it forks its worker as soon as it can
+            client.version()
         (worker,) = children(spare)
         os.kill(worker, signal.SIGSTOP)
         upgrade = aside.submit(leafd.ctl, "upgrade", "web")
