@@ -1,9 +1,7 @@
 """Going through a launch without making anything.
 
 The nursery does it before it forks the zygote: what is imported, compiled or looked up on the way is then there for all
-shims. It does it several times: the interpreter rewrites code that runs often for the types that it meets (PEP 659); what
-it has not rewritten here it rewrites in every child again, page by page. A worker that waits for its container rehearses
-too: the pages that the launch will write are its own by then.
+shims. A worker that waits for its container does it too: the pages that the launch will write are its own by then.
 """
 
 import json
