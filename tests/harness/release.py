@@ -40,5 +40,5 @@ class Release:
         about.write_text(about.read_text().replace(leafshim.__version__, version))
         for name, entry_point in (("leafd", "leafd.daemon"), ("leafctl", "leafd.cli")):
             script = self.bin / name
-            script.write_text(f"#!{python}\nfrom {entry_point} import main\nmain()\n")
+            script.write_text(f"#!{python}\nimport sys\nfrom {entry_point} import main\nsys.exit(main())\n")
             script.chmod(0o755)
