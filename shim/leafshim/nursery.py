@@ -13,6 +13,7 @@ Rules:
    init becomes our child and is reaped here. After that the pidfds that are held tell its status (kernel/pidfd.py,
    `exit_info`).
 4. A zygote that dies is replaced when the next shim is asked for.
+5. It is renewed in place (renewal.py): the same process goes on with the code that is installed by then.
 """
 
 import gc
@@ -22,11 +23,11 @@ import socket
 import sys
 from typing import NamedTuple
 
-from leafshim import __version__, zygote
+from leafshim import __version__, renewal, zygote
 from leafshim import loop as loops
-from leafshim.api.nursery import Ended, Forget, Held, Keep, Notice, Packet, Reply, Request, Spawn, Take
+from leafshim.api.nursery import Ended, Forget, Held, Keep, Notice, Packet, Renew, Reply, Request, Spawn, Take
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, Unavailable
+from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, StateError, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
 from leafshim.kernel.execve import reset_inherited_signals
 from leafshim.loop import Loop
@@ -36,6 +37,7 @@ from leafshim.shim import Shim, authorized
 PACKET_MAX = 64 << 10
 ENDS_KEPT = 4096
 ZYGOTE_PATIENCE = 5.0  # seconds for one fork
+RENEWAL_PATIENCE = 30.0  # seconds for the trial of other code, where who asks names none
 
 
 class Answer(NamedTuple):
@@ -47,21 +49,38 @@ class Answer(NamedTuple):
 
 
 class Nursery:
-    """Serves `server`, a listening SOCK_SEQPACKET socket. Owns every descriptor that it keeps."""
+    """Goes on from `known`; of a new one that is a listening SOCK_SEQPACKET socket alone. Owns all descriptors in it.
 
-    def __init__(self, loop: Loop, server: socket.socket) -> None:
+    `path`: of that socket, for the command line.
+    """
+
+    def __init__(self, loop: Loop, known: renewal.State, path: str) -> None:
         self._loop = loop
-        self._server = server
+        self._path = path
+        self._server = socket.socket(fileno=known.server)
         self._supervisors: dict[int, socket.socket] = {}
-        self._shims: set[int] = set()
-        self._ends: dict[tuple[int, int], int] = {}
+        self._lines: dict[int, socket.socket] = {}
+        """To the shims."""
+        self._shims = set(known.shims)
+        self._trial: renewal.Trial | None = None
+        self._ends = {(pid, started): status for pid, started, status in known.ends}
         """(pid, start time) → wait status of the last that were reaped."""
-        self._kept: dict[str, dict[str, int]] = {}
+        self._kept = {container_id: dict(held) for container_id, held in known.kept.items()}
         self._zygote = start_zygote()
         self._arrivals = signals.signalfd({signal_numbers.SIGCHLD, signal_numbers.SIGHUP, signal_numbers.SIGINT})
-        server.setblocking(False)
-        loop.add(server.fileno(), loops.READ, lambda _mask: self._accept())
+        self._server.setblocking(False)
+        loop.add(self._server.fileno(), loops.READ, lambda _mask: self._accept())
         loop.add(self._arrivals, loops.READ, lambda _mask: self._reap())
+        for fd in known.supervisors:
+            self._serve(socket.socket(fileno=fd), self._supervisors)
+        for fd in known.lines:
+            self._serve(socket.socket(fileno=fd), self._lines)
+
+    def go_on(self, asked: int) -> None:
+        """Take up what has come since the former code stopped, and answer who asked for its renewal, -1: nobody."""
+        if asked in self._supervisors:
+            self._send(self._supervisors[asked], Packet(reply=self._survey().reply), [])
+        self._reap()
 
     def _accept(self) -> None:
         try:
@@ -71,16 +90,20 @@ class Nursery:
         if not authorized(*fdpass.peer_credentials(connection)):
             connection.close()
             return
-        self._supervisors[connection.fileno()] = connection
-        self._serve(connection)
+        self._serve(connection, self._supervisors)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, among: dict[int, socket.socket]) -> None:
+        among[connection.fileno()] = connection
         connection.setblocking(False)
+        self._listen(connection)
+
+    def _listen(self, connection: socket.socket) -> None:
         self._loop.add(connection.fileno(), loops.READ, lambda _mask: self._receive(connection))
 
     def _hang_up(self, connection: socket.socket) -> None:
         self._loop.remove(connection.fileno())
         self._supervisors.pop(connection.fileno(), None)
+        self._lines.pop(connection.fileno(), None)
         connection.close()
 
     def _receive(self, connection: socket.socket) -> None:
@@ -93,7 +116,11 @@ class Nursery:
             self._hang_up(connection)
             return
         try:
-            answer = self._answer(Request.decode(data), descriptors)
+            request = Request.decode(data)
+            if request.renew is not None:
+                self._try_renewal(request.renew, connection)
+                return
+            answer = self._answer(request, descriptors)
         except LeafError as error:
             answer = Answer(Reply(code=error.code, message=str(error)))
         finally:
@@ -158,7 +185,7 @@ class Nursery:
         finally:
             theirs.close()
             os.close(directory)
-        self._serve(ours)
+        self._serve(ours, self._lines)
         return pid, fd
 
     def _reap(self) -> None:
@@ -170,6 +197,8 @@ class Nursery:
             self._ends[pid, started] = status
             if len(self._ends) > ENDS_KEPT:
                 del self._ends[next(iter(self._ends))]
+            if self._trial is not None and pid == self._trial.pid:
+                self._renew(self._trial, status)
             if pid in self._shims:
                 self._shims.discard(pid)
                 notice = Packet(notice=Notice(pid=pid, wait_status=status))
@@ -218,6 +247,38 @@ class Nursery:
         held = [Held(id=container_id, names=list(names)) for container_id, names in self._kept.items()]
         return Answer(Reply(code=Code.OK, held=held, version=__version__, nursery_pid=os.getpid()))
 
+    # Renewal.
+
+    def _try_renewal(self, request: Renew, connection: socket.socket) -> None:
+        """Begin it. Nothing more is read from who asked before it is answered."""
+        if self._trial is not None:
+            raise StateError("a renewal is under way")
+        patience = request.patience / 1e9 or RENEWAL_PATIENCE
+        self._trial = renewal.Trial(self._loop, self._state(connection), request.interpreter, patience)
+        self._loop.remove(connection.fileno())
+
+    def _renew(self, trial: renewal.Trial, status: int) -> None:
+        """The trial has ended: be the next one, or say why not."""
+        self._trial = None
+        connection = self._supervisors[trial.connection]
+        try:
+            trial.judge(status)
+            renewal.become(self._state(connection), trial.interpreter, "--socket", self._path)
+        except LeafError as error:
+            self._listen(connection)
+            self._send(connection, Packet(reply=Reply(code=error.code, message=str(error))), [])
+
+    def _state(self, asked: socket.socket) -> renewal.State:
+        return renewal.State(
+            server=self._server.fileno(),
+            asked=asked.fileno(),
+            supervisors=tuple(self._supervisors),
+            lines=tuple(self._lines),
+            shims=tuple(self._shims),
+            ends=tuple((*process, status) for process, status in self._ends.items()),
+            kept=self._kept,
+        )
+
 
 def _next_ended() -> int | None:
     """A child that has ended and was not reaped; None when there is none."""
@@ -261,17 +322,14 @@ def _ask(line: socket.socket, descriptors: list[int]) -> tuple[int, int]:
 def main() -> None:
     """`python -I -m leafshim.nursery (--fd N | --socket PATH) [--cgroup PATH]`: serve until killed.
 
-    `--fd`: an inherited listening socket. `--cgroup`: where to move to first, the absolute path of a leaf.
+    `--fd`: an inherited listening socket. `--cgroup`: where to move to first, the absolute path of a leaf. A nursery
+    that is renewed is started with `--state N`, a descriptor; with `--trial yes` it ends where it would begin to serve.
     """
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     _leave_the_hosts_interpreter()
     if "--cgroup" in options:
         Cgroup(options["--cgroup"]).write("cgroup.procs", "0")
-    if "--fd" in options:
-        server = socket.socket(fileno=int(options["--fd"]))
-        server.set_inheritable(False)
-    else:
-        server = fdpass.listen(options["--socket"], kind=socket.SOCK_SEQPACKET)
+    known = _known(options)
     if os.getpid() != os.getsid(0):
         os.setsid()
     process.set_name("leafd-nursery")
@@ -281,9 +339,22 @@ def main() -> None:
     rehearse()
     gc.collect()
     loop = Loop(lambda error: sys.excepthook(type(error), error, error.__traceback__))
-    Nursery(loop, server)
+    nursery = Nursery(loop, known, options.get("--socket", ""))
+    if "--trial" in options:
+        os._exit(0)
     gc.freeze()
+    nursery.go_on(known.asked)
     loop.run()
+
+
+def _known(options: dict[str, str]) -> renewal.State:
+    if "--state" in options:
+        return renewal.State.read(int(options["--state"]))
+    if "--fd" in options:
+        server = int(options["--fd"])
+        os.set_inheritable(server, False)
+        return renewal.State(server)
+    return renewal.State(fdpass.listen(options["--socket"], kind=socket.SOCK_SEQPACKET).detach())
 
 
 def _leave_the_hosts_interpreter() -> None:

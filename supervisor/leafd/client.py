@@ -150,6 +150,13 @@ class Client:
         """
         return self._call(api.UPGRADE, api.UpgradeRequest(id=container_id))
 
+    def renew(self) -> api.RenewResponse:
+        """Have the nursery go on with the code that is installed: what new shims, and upgrades, are made of.
+
+        Raises StateError with the reason why it goes on as before.
+        """
+        return self._call(api.RENEW, api.Empty())
+
     def recover(self) -> api.RecoverResponse:
         """Look at everything again, as after a restart of leafd: how many containers came out how."""
         return self._call(api.RECOVER, api.Empty())
@@ -250,6 +257,10 @@ class AsyncClient:
     async def upgrade(self, container_id: str) -> api.UpgradeResponse:
         """As Client.upgrade."""
         return await self._call(api.UPGRADE, api.UpgradeRequest(id=container_id))
+
+    async def renew(self) -> api.RenewResponse:
+        """As Client.renew."""
+        return await self._call(api.RENEW, api.Empty())
 
     async def recover(self) -> api.RecoverResponse:
         """As Client.recover."""

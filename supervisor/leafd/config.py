@@ -51,6 +51,8 @@ class Config:
     """For one call to a shim or to the nursery."""
     launch_deadline: float = 30.0
     """For a shim to make a container, mounts included."""
+    renewal_deadline: float = 30.0
+    """For the trial of the code that is installed, before the nursery goes on with it."""
     delete_deadline: float = 15.0
     """For a shim to delete a container: it drains its output first, and waits for its cgroups to empty."""
     recovery_budget: float = 2.0

@@ -55,15 +55,18 @@ class Control:
             api.NOTIFY: self.notify,
             api.RECOVER: self.recover,
             api.UPGRADE: self.upgrade,
+            api.RENEW: self.renew,
         }
 
     async def version(self, request: api.VersionRequest, call: "Call") -> api.VersionResponse:
         """Who serves."""
         layout, config = self.environment.layout, self.environment.config
+        nursery = await self.environment.nursery.survey()
         return api.VersionResponse(
             version=__version__,
             pid=os.getpid(),
-            nursery_pid=(await self.environment.nursery.survey()).nursery_pid,
+            nursery_pid=nursery.nursery_pid,
+            nursery_version=nursery.version,
             spare_pid=self.environment.spares.pid,
             root=config.root,
             state=config.state,
@@ -190,6 +193,15 @@ class Control:
             shim_pid=container.record.shim_pid,
             version=self.environment.store.shim_version(request.id),
         )
+
+    async def renew(self, request: api.Empty, call: "Call") -> api.RenewResponse:
+        """Have the nursery, and with it the spare, go on with the code that is installed."""
+        nursery, config = self.environment.nursery, self.environment.config
+        former = await nursery.survey()
+        now = await nursery.renew(config.renewal_deadline)
+        self.environment.spares.renew()
+        self.environment.journal.append("nursery-renewed", message=f"{former.version} → {now.version}")
+        return api.RenewResponse(pid=now.nursery_pid, former_version=former.version, version=now.version)
 
     def _begin_following(self) -> None:
         if self._followers >= self.environment.config.followers:

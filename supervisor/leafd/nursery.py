@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from leafd.removal import readable
-from leafshim.api.nursery import Forget, Keep, Notice, Packet, Reply, Request, Spawn, Survey, Take
+from leafshim.api.nursery import Forget, Keep, Notice, Packet, Renew, Reply, Request, Spawn, Survey, Take
 from leafshim.errors import (
     DeadlineExceeded,
     KernelError,
@@ -165,6 +165,20 @@ class Nursery:
     async def survey(self) -> Reply:
         """Who the nursery is, and what it keeps. Whatever was asked of it before is done when this returns."""
         reply, _ = await self._call(Request(survey=Survey()))
+        return reply
+
+    async def renew(self, patience: float) -> Reply:
+        """Have it go on with the code that our own interpreter finds installed: as `survey`, by that code. `patience`:
+        seconds for its trial. Raises StateError that says why it goes on as before.
+
+        On a connection of its own, as nothing else is answered there meanwhile.
+        """
+        aside = Nursery(self.path, self.cgroup, patience + self.deadline)
+        request = Request(renew=Renew(interpreter=sys.executable, patience=int(patience * 1e9)))
+        try:
+            reply, _ = await aside._call(request)
+        finally:
+            aside.close()
         return reply
 
     async def _call(self, request: Request, descriptors: Sequence[int] = ()) -> _Answer:

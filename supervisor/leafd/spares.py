@@ -50,6 +50,12 @@ class Spares:
         if self._spare is None and (self._making is None or self._making.done()):
             self._making = asyncio.get_running_loop().create_task(self._make())
 
+    def renew(self) -> None:
+        """The nursery has other code now: so shall the spare."""
+        self.close()
+        self._spare = self._making = None
+        self.prepare()
+
     async def _make(self) -> None:
         await asyncio.sleep(_DELAY)
         try:

@@ -37,6 +37,8 @@ class Leafd:
         self.name = f"leafd-test-{os.getpid()}-{secrets.token_hex(4)}"
         self.cgroups_root = os.path.join(find_mount(), self.name)
         self.process: subprocess.Popen[bytes] | None = None
+        self.bin = BIN
+        """Where `leafd` and `leafctl` are: those of another release may take their place."""
 
     @property
     def client(self) -> Client:
@@ -46,7 +48,7 @@ class Leafd:
     def start(self, *flags: str, prepare: Callable[[], None] | None = None) -> None:
         """Start the daemon; returns once it serves. `prepare()` is called in its process before it is leafd."""
         assert self.process is None, "leafd runs already"
-        command = [str(BIN / "leafd"), "--root", str(self.root), "--state", str(self.state)]
+        command = [str(self.bin / "leafd"), "--root", str(self.root), "--state", str(self.state)]
         command += ["--cgroups-root", self.name, *flags]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
@@ -105,7 +107,7 @@ class Leafd:
 
     def command(self, *arguments: str) -> list[str]:
         """leafctl for this leafd, with `arguments`."""
-        return [str(BIN / "leafctl"), "--socket", str(self.socket), *arguments]
+        return [str(self.bin / "leafctl"), "--socket", str(self.socket), *arguments]
 
     def ctl(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run leafctl to its end, whatever its status. `stdin`: all that it can read there."""

@@ -30,6 +30,7 @@ class VersionResponse(_Message):
     cgroups_root: str = pb.string(6)  # absolute path
     controllers: list[str] = pb.repeated(pb.string(7))  # those the host offers below cgroups_root
     spare_pid: int = pb.uint32(8)  # a shim that waits for its container; 0: none
+    nursery_version: str = pb.string(9)
 
 
 class CreateRequest(_Message):
@@ -159,6 +160,12 @@ class UpgradeResponse(_Message):
     version: str = pb.string(5)
 
 
+class RenewResponse(_Message):
+    pid: int = pb.uint32(1)  # of the nursery, before and after
+    former_version: str = pb.string(2)
+    version: str = pb.string(3)
+
+
 VERSION = Method(SERVICE, "Version", VersionRequest, VersionResponse)
 # Make a container, up to init waiting for Start (state ISOLATING); with `start`, up to RUNNING.
 CREATE = Method(SERVICE, "Create", CreateRequest, Container)
@@ -183,3 +190,5 @@ NOTIFY = Method(SERVICE, "Notify", ContainerRequest, Empty)
 RECOVER = Method(SERVICE, "Recover", Empty, RecoverResponse)
 # Put another shim, of the nursery's code, in charge of a container that runs; a failure leaves the one before.
 UPGRADE = Method(SERVICE, "Upgrade", UpgradeRequest, UpgradeResponse)
+# Have the nursery go on with the code that is installed; a failure leaves it as it is.
+RENEW = Method(SERVICE, "Renew", Empty, RenewResponse)

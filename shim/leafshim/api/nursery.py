@@ -46,6 +46,13 @@ class Ended(_Message):
     start_time: int = pb.uint64(2)  # clock ticks after boot
 
 
+class Renew(_Message):
+    """Go on, as the same process, with the code that is installed, once a trial has shown that it can."""
+
+    interpreter: str = pb.string(1)  # absolute path of the Python that has it; empty: the one that runs
+    patience: int = pb.uint64(2)  # nanoseconds for the trial; 0: the default
+
+
 class Request(_Message):
     spawn: Spawn | None = pb.message(Spawn, 1)
     keep: Keep | None = pb.message(Keep, 2)  # descriptors attached
@@ -53,6 +60,7 @@ class Request(_Message):
     forget: Forget | None = pb.message(Forget, 4)
     survey: Survey | None = pb.message(Survey, 5)
     ended: Ended | None = pb.message(Ended, 6)
+    renew: Renew | None = pb.message(Renew, 7)
 
 
 class Held(_Message):

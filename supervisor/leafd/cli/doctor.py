@@ -153,6 +153,7 @@ def _supervisor(caller: Caller) -> Iterator[Finding]:
         return
     yield Finding("supervisor", OK, f"leafd {version.version}, pid {version.pid}, at {caller.socket}")
     alive = version.nursery_pid and os.path.exists(f"/proc/{version.nursery_pid}")
-    yield Finding("nursery", OK, f"pid {version.nursery_pid}") if alive else Finding("nursery", FAILED, "not running")
+    nursery = f"{version.nursery_version}, pid {version.nursery_pid}"
+    yield Finding("nursery", OK, nursery) if alive else Finding("nursery", FAILED, "not running")
     yield Finding("directories", OK, f"root {version.root}, state {version.state}")
     yield Finding("cgroups", OK, f"{version.cgroups_root} ({', '.join(version.controllers) or 'no controllers'})")

@@ -34,19 +34,20 @@ def recover_command(caller: Caller) -> None:
 @click.command("version", cls=Command)
 @click.pass_obj
 def version_command(caller: Caller) -> None:
-    """Print the versions of leafctl and leafd."""
+    """Print the versions of leafctl, leafd and the nursery, whose code new shims have."""
     try:
         with caller.client() as client:
-            served = client.version().version
-            problem = None
+            shown = client.version()
+            served, nursery, problem = shown.version, shown.nursery_version, None
     except LeafError as error:
-        served, problem = None, error
+        served, nursery, problem = None, None, error
     if caller.json:
-        output.emit({"leafctl": __version__, "leafd": served})
+        output.emit({"leafctl": __version__, "leafd": served, "nursery": nursery})
     else:
         click.echo(f"leafctl {__version__}")
         if served:
             click.echo(f"leafd {served}")
+            click.echo(f"nursery {nursery}")
     if problem:
         raise problem
 
