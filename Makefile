@@ -17,7 +17,7 @@ READY := .venv/.ready
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) ## Start containers, kill their supervisor, and find every one of them again
@@ -36,6 +36,14 @@ bench: $(READY) ## Measure start-up times and memory, beside crun and runc
 .PHONY: oom
 oom: $(READY) ## Let 100 containers run out of memory, 20 times each, in the virtual machine (about 20 minutes)
 	$(BIN)/python tests/vm/run.py -- $(CURDIR)/$(BIN)/python -m tests.bench.oom --containers 100 --rounds 20
+
+.PHONY: outage
+outage: $(READY) ## Let COUNT=1000 containers end while no supervisor runs, for SECONDS=600, and check every exit
+	$(BIN)/python -m tests.bench.outage outage --count $(or $(COUNT),1000) --seconds $(or $(SECONDS),600)
+
+.PHONY: recovery
+recovery: $(READY) ## Kill the supervisor of COUNT=1000 containers, and see how fast the next one has them again
+	$(BIN)/python -m tests.bench.outage recovery --count $(or $(COUNT),1000)
 
 .PHONY: lint
 lint: $(READY) ## Check style, types and who imports whom

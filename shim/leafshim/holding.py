@@ -15,7 +15,7 @@ from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.isolator import Isolator
 from leafshim.checkpoint import Checkpoint
 from leafshim.description import Description
-from leafshim.errors import NotFound
+from leafshim.errors import KernelError, NotFound
 from leafshim.events import Events
 from leafshim.follower import Follower
 from leafshim.freezer import Freezer
@@ -157,7 +157,10 @@ class Holding:
             ring(self.options.supervisor, self.id)
 
     def _note_event(self) -> None:
-        self._save()
+        try:
+            self._save()
+        except KernelError:  # then it is the sleeper's snapshot that keeps it, and whoever collects it
+            self._tell_change()
         if self.events.kept[-1].limitation is not None:  # counted: a next worker must not count it once more
             self._tell_change()
 
@@ -166,7 +169,13 @@ class Holding:
         self._save()
 
     def _save(self) -> None:
-        self._checkpoint().write(self.bundle.checkpoint)
+        try:
+            self._checkpoint().write(self.bundle.checkpoint)
+        except KernelError:
+            # A disk that is full, or gone, refuses a creation; an end it cannot refuse. The sleeper has the snapshot,
+            # and whoever reads the former checkpoint finds init gone, and asks.
+            if self.state not in (state.DESTROYING, state.STOPPED):
+                raise
 
     def _checkpoint(self) -> Checkpoint:
         init = self.init

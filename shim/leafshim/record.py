@@ -98,6 +98,8 @@ def read(path: str, kind: str) -> dict[str, Value]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise DamagedRecord(path, "not a regular file")
+        if status.st_uid not in (0, os.geteuid()):
+            raise DamagedRecord(path, f"belongs to user {status.st_uid}")
         if status.st_size > _LIMIT:
             raise DamagedRecord(path, f"{status.st_size} bytes, more than a record may have")
         data = os.read(fd, _LIMIT)

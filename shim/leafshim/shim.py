@@ -187,8 +187,11 @@ class Shim:
             return
         import traceback  # only here: it costs more than the shim's other imports together
 
-        with open(os.path.join(self.container.bundle.path, "defects"), "a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+        try:
+            with open(os.path.join(self.container.bundle.path, "defects"), "a", encoding="utf-8") as file:
+                file.write("".join(traceback.format_exception(error)))
+        except OSError:  # a full disk must not end us on top of it
+            sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _readable(connection: socket.socket) -> bool:

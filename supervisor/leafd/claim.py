@@ -41,8 +41,11 @@ class Claim:
         self._locks.append(fd)
         if not _lock(fd):
             raise StateError(f"{path}: another leafd is there, pid {os.pread(fd, 32, 0).decode().strip()}")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError:  # a full disk: the lock is what counts, the pid is for the message of whoever is refused
+            return
 
     def _claim_cgroup(self, root: str) -> None:
         layout = self.layout

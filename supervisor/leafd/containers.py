@@ -346,7 +346,7 @@ class Table:
         self._forget(container_id)
 
     def _forget(self, container_id: str) -> None:
-        if self._containers.pop(container_id, None) is None:
+        if container_id not in self._containers:
             return
         environment = self.environment
         # In this order: a supervisor killed in between finds a STOPPED container, and can be asked again.
@@ -359,6 +359,7 @@ class Table:
         except OSError as error:
             raise KernelError.of(error, "remove exit record") from error
         environment.store.discard(container_id)
+        del self._containers[container_id]  # a disk that refused one of these leaves it there, to be asked again
 
 
 def _by_depth(container: Container) -> int:

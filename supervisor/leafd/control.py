@@ -20,7 +20,7 @@ from leafd.tail import tail
 from leafshim import __version__
 from leafshim.api import containers as api
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import NotFound, ResourceExhausted
+from leafshim.errors import InputError, NotFound, ResourceExhausted
 from leafshim.state import STOPPED
 from leafshim.ttrpc.aio import AsyncCall, AsyncHandler
 from leafshim.ttrpc.service import Method
@@ -145,16 +145,13 @@ class Control:
     async def events(self, request: api.EventsRequest, call: "Call") -> AsyncIterator[api.Event]:
         """The journal, and what comes into it."""
         journal = self.environment.journal
+        if request.since > journal.last:
+            raise InputError(f"since: {request.since}: the newest event has number {journal.last}")
         self._begin_following()
         try:
-            if request.follow:
-                async for event in journal.follow(request.since):
-                    if not request.id or event.id == request.id:
-                        yield event
-            else:
-                for event in journal.read(request.since):
-                    if not request.id or event.id == request.id:
-                        yield event
+            async for event in journal.follow(request.since, for_ever=request.follow):
+                if not request.id or event.id == request.id or event.type == "missed":
+                    yield event
         finally:
             self._followers -= 1
 

@@ -5,7 +5,8 @@ Rules:
    has looked at every container, or its budget is spent.
 2. SIGTERM and SIGINT end leafd and nothing else. There is nothing to flush: what matters is on disk already.
 3. Only root and the user that leafd runs as may connect.
-4. With `recover = "cleanup"` only shims are listened to: everything is ended, and leafd with it.
+4. SIGHUP looks at everything again, as `leafctl recover` does.
+5. With `recover = "cleanup"` only shims are listened to: everything is ended, and leafd with it.
 """
 
 import asyncio
@@ -19,19 +20,20 @@ from collections.abc import Coroutine
 from leafd.claim import Claim
 from leafd.config import CLEANUP, Config, from_arguments
 from leafd.containers import Container, Table
-from leafd.control import Control, recovered
+from leafd.control import Control, look_again, recovered
 from leafd.family import end_everything, end_left_behind
 from leafd.journal import Journal
 from leafd.launch import Environment
 from leafd.nursery import Nursery
 from leafd.orphans import reap
-from leafd.recovery import rebuild
+from leafd.recovery import check_place, rebuild
+from leafd.service_manager import ServiceManager, beat
 from leafd.spares import Spares
 from leafd.store import Store
 from leafshim.api import containers as api
 from leafshim.api.nursery import Notice
 from leafshim.cgroup.hierarchy import Cgroup
-from leafshim.errors import DamagedRecord, LeafError, NotFound
+from leafshim.errors import DamagedRecord, KernelError, LeafError, NotFound
 from leafshim.kernel import fdpass, pidfd
 from leafshim.ttrpc.aio import AsyncServer
 
@@ -66,6 +68,8 @@ async def serve(config: Config) -> None:
         log.warning("%s", damage)
     listener = fdpass.listen(config.listen, _BACKLOG)
     stop = _signals()
+    manager = ServiceManager(os.environ)
+    heart = asyncio.create_task(beat(manager, config.watchdog))
     nursery = Nursery(os.path.join(config.root, "nursery.sock"), claim.layout.agent_leaf, config.call_deadline)
     spares = Spares(nursery, claim.layout.shims)
     environment = Environment(config, pidfd.boot_id(), claim.layout, store, journal, nursery, spares)
@@ -88,12 +92,15 @@ async def serve(config: Config) -> None:
             await _unless(stop, end_everything(environment, table))
         else:
             spares.prepare()
+            _on_reload(tasks, environment, table, manager)
+            manager.ready()
             gc.freeze()  # what is there now stays: no collection has to look at it again
             tidying = _tidy(environment, table, found)
             background = asyncio.gather(asyncio.to_thread(_join, claim.layout.agent_leaf), tidying)
             await stop.wait()
             background.cancel()
     finally:
+        manager.stopping()
         for container in table.all():
             container.life.leave()
         os.unlink(config.listen)
@@ -101,6 +108,7 @@ async def serve(config: Config) -> None:
         spares.close()
         nursery.close()
         journal.close()
+        heart.cancel()
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
@@ -126,6 +134,7 @@ async def _recover(environment: Environment, table: Table) -> list[Container]:
     for container_id in environment.store.ids():
         try:
             entry = environment.store.read(container_id)
+            check_place(entry, environment)
         except (NotFound, DamagedRecord) as error:
             entry = rebuild(container_id, environment)
             log.warning("%s", error)
@@ -133,7 +142,10 @@ async def _recover(environment: Environment, table: Table) -> list[Container]:
     for container in found:
         container.life.begin()
     await recovered(environment, found)
-    environment.journal.append("recovered", message=f"{len(found)} containers")
+    try:
+        environment.journal.append("recovered", message=f"{len(found)} containers")
+    except KernelError as error:  # a full disk: all the more there must be somebody to ask
+        log.warning("%s", error)
     return found
 
 
@@ -154,6 +166,24 @@ def _signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def _on_reload(
+    tasks: set[asyncio.Task[None]], environment: Environment, table: Table, manager: ServiceManager
+) -> None:
+    async def reload() -> None:
+        manager.reloading()
+        try:
+            await look_again(environment, table, table.all())
+        finally:
+            manager.ready()
+
+    def begin() -> None:
+        task = asyncio.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
 
 
 def _join(leaf: str) -> None:

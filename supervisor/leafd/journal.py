@@ -6,15 +6,17 @@ It is a directory of segments, each named by the number of its first event and h
     frames   4 bytes length, 4 bytes zlib.crc32, both big-endian and of the payload; payload: msgpack of one event
 
 Rules:
-1. Numbers begin at 1 and grow by one: a reader that remembers its last one misses nothing and sees nothing twice. It
-   notices by a gap that it came too late for what the size limit has taken.
+1. Numbers begin at 1 and grow by one: a reader that remembers its last one misses nothing and sees nothing twice. One
+   that came too late for what the size limit has taken is told how much that was, by an event of type `missed` that has
+   the number of the last one of them.
 2. Only appended to. A write that was cut short, by a full disk or a crash, is cut off again: at once, or at the next
    opening. Damage in an older segment loses the rest of that segment and nothing else.
 3. At an eighth of its size limit a segment is closed and the next begun; the oldest go when the whole is too big.
 4. The shims' own numbers are remembered for each container, so that an event which a shim tells again, because leafd
    was killed between writing it here and acknowledging it there, is not written again. That window is short: the last
    two segments are enough to know them from.
-5. A follower is a position in the journal, not a queue: however slowly it reads, it holds no memory of ours.
+5. A follower is a position in the journal, not a queue: however slowly it reads, it holds a segment of ours at most,
+   and however fast, it lets others have their turn.
 """
 
 import asyncio
@@ -38,6 +40,7 @@ _FRAME = struct.Struct(">II")
 _SEGMENTS = 8
 _RECENT = 1024
 _LIMIT = 1 << 20
+_TURN = 64  # events between two turns of all others
 
 
 class Journal:
@@ -153,8 +156,13 @@ class Journal:
             except OSError as error:
                 raise KernelError.of(error, "read journal") from error
 
-    async def follow(self, since: int) -> AsyncIterator[Event]:
-        """The events after number `since`, then the new ones as they come, for ever."""
+    async def follow(self, since: int, *, for_ever: bool = True) -> AsyncIterator[Event]:
+        """The events after number `since`, then the new ones as they come, `for_ever` or up to now.
+
+        What is lost in between is an event of type `missed`; from 0 on is from whatever is the first.
+        """
+        end = self.last
+        turns = 0
         while True:
             news = self._news
             if self._recent and since + 1 >= self._recent[0].sequence:
@@ -162,9 +170,18 @@ class Journal:
             else:
                 behind = self.read(since)
             for event in behind:
+                if since and event.sequence > since + 1:
+                    yield _missed(since, event.sequence - 1, event.timestamp)
                 since = event.sequence
                 yield event
+                turns += 1
+                if turns % _TURN == 0:  # a reader that is as fast as we are, or skips most of them, never waits
+                    await asyncio.sleep(0)
+            if not for_ever and since >= end:
+                return
             if since >= self.last:
+                if not for_ever:
+                    return
                 await news.wait()
 
     def _resume(self) -> None:
@@ -219,6 +236,13 @@ class Journal:
 
     def _name(self, first: int) -> str:
         return os.path.join(self.path, f"{first:020d}")
+
+
+def _missed(since: int, last: int, timestamp: int) -> Event:
+    """In place of what is not there any more."""
+    count = last - since
+    message = f"{count} event{'s' if count > 1 else ''}, {since + 1} to {last}, came and went unread"
+    return Event(sequence=last, timestamp=timestamp, type="missed", message=message)
 
 
 def _encode(event: Event) -> bytes:

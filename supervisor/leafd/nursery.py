@@ -52,7 +52,7 @@ class Spawned(NamedTuple):
         """Make it the shim of a container whose directory is `bundle`; `descriptors`: its listening socket, and
         a connection to serve; `kept`: what the nursery kept, where it takes a container over. Raises KernelError when
         it is gone."""
-        if select.select([self.pidfd], [], [], 0)[0]:  # its worker may live on for a moment, and keep the line open
+        if self._ended():  # its worker may live on for a moment, and keep the line open
             raise KernelError("order shim", errno.ESRCH)
         packet = "\0".join((container_id, bundle, *kept))
         fdpass.send(self.line, packet.encode(), [*descriptors, *kept.values()])
@@ -80,7 +80,8 @@ class Spawned(NamedTuple):
             raise StateError(f"{container_id}: the next shim cannot take it over: {why}")
 
     def _ended(self) -> bool:
-        """Its sleeper is gone: a worker that is left will answer, and end with the first order."""
+        """Its sleeper is gone: a worker that is left will answer, and end with the first order. (select(2) knows no
+        descriptor above 1023, and a thousand containers have more.)"""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))

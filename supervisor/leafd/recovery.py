@@ -25,6 +25,7 @@ from leafd.unattended import Unattended, choose_init, open_proven
 from leafshim import exits, record, state
 from leafshim.api.shim import Exit, InfoResponse
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.cgroup.layout import owner_of
 from leafshim.errors import DamagedRecord, KernelError, LeafError, NotFound, Unavailable
 from leafshim.exits import unpack
 
@@ -200,6 +201,19 @@ def _catch_up(entry: Record, environment: Environment) -> None:
         entry.started_at = started_at if isinstance(started_at, int) else 0
 
 
+def check_place(entry: Record, environment: Environment) -> None:
+    """That a record found on disk names a cgroup of ours: one below a cgroup that this ROOT has marked. What is there
+    will be killed one day, so another installation's record is DamagedRecord, and moved aside."""
+    path = entry.cgroup
+    while path.startswith(f"{environment.layout.mount}/"):
+        if owner_of(path) == environment.config.root:
+            return
+        path = os.path.dirname(path)
+    if os.path.exists(entry.cgroup):
+        record.quarantine(environment.store.bundle(entry.id).record)
+        raise DamagedRecord(environment.store.bundle(entry.id).record, f"{entry.cgroup} is no cgroup of this leafd's")
+
+
 def rebuild(container_id: str, environment: Environment) -> Record:
     """A record in place of one that is damaged or missing: by the shim's checkpoint, as far as that goes.
 
@@ -287,8 +301,10 @@ async def find_exit(entry: Record, environment: Environment, unattended: Unatten
 
 
 def _checkpoint(entry: Record, environment: Environment) -> dict[str, record.Value]:
-    """The shim's own record; empty when there is none to be trusted."""
+    """The shim's own record; empty when there is none to be trusted. Another container's names processes that are none
+    of ours to signal."""
     try:
-        return record.read(environment.store.bundle(entry.id).checkpoint, "checkpoint")
+        known = record.read(environment.store.bundle(entry.id).checkpoint, "checkpoint")
     except LeafError:
         return {}
+    return known if known.get("id") == entry.id else {}

@@ -60,10 +60,15 @@ def _is_name(text: str) -> bool:
 
 def is_root_of_ours(path: str) -> bool:
     """Whether a leafd has claimed the cgroup at this absolute path as its root."""
+    return bool(owner_of(path))
+
+
+def owner_of(path: str) -> str:
+    """ROOT of the leafd that has claimed the cgroup at this absolute path; empty where none has."""
     try:
-        return bool(os.getxattr(path, MARK))
+        return os.fsdecode(os.getxattr(path, MARK))
     except OSError:
-        return False
+        return ""
 
 
 class Layout:

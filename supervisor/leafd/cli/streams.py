@@ -5,7 +5,7 @@ import sys
 import click
 
 from leafd.cli import output, views
-from leafd.cli.command import Caller, Command
+from leafd.cli.command import Caller, Command, complain
 from leafd.cli.identifiers import ONE
 
 
@@ -45,7 +45,7 @@ def events_command(caller: Caller, follow: bool, since: int, container: str) -> 
     """Print what happened to the containers, or to one.
 
     Every event has a number. Whoever remembers the last number that it saw misses nothing: leafd keeps a journal
-    across restarts.
+    across restarts (of `journal_size`). Whoever reads too late or too slowly for it is told how much it missed.
 
     \b
     Examples:
@@ -56,5 +56,7 @@ def events_command(caller: Caller, follow: bool, since: int, container: str) -> 
         for event in events:
             if caller.json:
                 output.emit(views.event(event))
+            elif event.type == "missed":
+                complain(f"events: {event.message}")
             else:
                 click.echo(views.event_line(event))
