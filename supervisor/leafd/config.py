@@ -63,8 +63,8 @@ class Config:
     """For the processes of a killed cgroup to end and the cgroup to go."""
 
     watchdog: float = 60.0
-    """An event loop of leafd's that is stuck for as long ends leafd: where it is stuck is written to standard error, and
-    whoever started leafd may start the next. (systemd's own WatchdogSec= is served in any case.)"""
+    """An event loop that is stuck for as long ends leafd: where it is stuck is written to standard error, and whoever
+    started leafd may start the next. (systemd's own WatchdogSec= is served in any case.)"""
 
     restart_first: float = 0.1
     """Delay of the first restart in a row."""

@@ -168,9 +168,7 @@ def _signals() -> asyncio.Event:
     return stop
 
 
-def _on_reload(
-    tasks: set[asyncio.Task[None]], environment: Environment, table: Table, manager: ServiceManager
-) -> None:
+def _on_reload(tasks: set[asyncio.Task[None]], environment: Environment, table: Table, manager: ServiceManager) -> None:
     async def reload() -> None:
         manager.reloading()
         try:

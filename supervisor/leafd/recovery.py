@@ -28,6 +28,7 @@ from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import owner_of
 from leafshim.errors import DamagedRecord, KernelError, LeafError, NotFound, Unavailable
 from leafshim.exits import unpack
+from leafshim.kernel import pidfd
 
 log = logging.getLogger("leafd")
 
@@ -145,6 +146,8 @@ async def look(entry: Record, environment: Environment, deadline: float) -> Sigh
         try:
             await client.hold()
             info = await client.info(deadline)
+            if not entry.shim_pid:  # neither record nor checkpoint knew; who answers at its socket is its shim
+                entry.shim_pid, entry.shim_start_time = info.shim_pid, pidfd.start_time(info.shim_pid)
             return Sight(facts._replace(shim=Shim.ANSWERS, init=info.state), client, info)
         except LeafError as error:
             client.close()

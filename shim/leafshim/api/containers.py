@@ -119,7 +119,8 @@ class Event(_Message):
     sequence: int = pb.uint64(1)  # the journal's number
     timestamp: int = pb.int64(2)  # nanoseconds since the epoch
     id: str = pb.string(3)  # container; empty for leafd's own (recovered, orphan)
-    # the shim's types; and removed, restarted, orphan-reaped, orphan-stuck, recovered, shim-lost, adopted, upgraded, missed
+    # the shim's types; and removed, restarted, orphan-reaped, orphan-stuck, recovered, shim-lost, adopted, upgraded,
+    # missed
     type: str = pb.string(4)
     exec_id: str = pb.string(5)
     pid: int = pb.uint32(6)

@@ -163,3 +163,43 @@ def test_callers_of_sync_share_one_and_none_returns_early(tmp_path: Path) -> Non
         journal.close()
 
     asyncio.run(sync())
+
+
+def test_a_reader_that_is_too_late_is_told_what_it_missed(tmp_path: Path) -> None:
+    """It stops reading after the first event, the journal goes on without it, and forgets the oldest."""
+
+    async def follow() -> list[Event]:
+        journal = _open(tmp_path, size=8192)
+        journal.append("start", "web")
+        journal.append("start", "web")
+        follower = journal.follow(0)
+        seen = [await anext(follower)]
+        for _ in range(3000):
+            journal.append("start", "web", message="m" * 50)
+        return [*seen, await anext(follower), await anext(follower), await anext(follower)]
+
+    first, second, missed, next_one = asyncio.run(follow())
+    assert (first.sequence, second.sequence, missed.type) == (1, 2, "missed")
+    assert missed.sequence == next_one.sequence - 1
+    assert missed.message == f"{missed.sequence - 2} events, 3 to {missed.sequence}, came and went unread"
+
+
+def test_a_reader_of_all_lets_others_have_their_turn(tmp_path: Path) -> None:
+    async def read() -> int:
+        journal = _open(tmp_path)
+        for _ in range(2000):
+            journal.append("start", "web")
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        assert len([event async for event in journal.follow(0, for_ever=False)]) == 2000
+        beside.cancel()
+        return turns
+
+    assert asyncio.run(read()) > 10
