@@ -1,8 +1,9 @@
 """What an operator may choose: flags, and a TOML file with one key for each field of `Config`.
 
 Rules:
-1. A flag wins over the file, the file over the default. Every key is documented here, at its field, and nowhere else.
-2. Unknown keys and wrong types are refused by name: a typing error must not become a default.
+1. A flag wins over the file, the file over the default. Beside FILE, the files `FILE.d/*.toml` are read, by name; a later
+   one wins. Every key is documented here, at its field; the manual and the packaged file are made from that.
+2. Unknown keys, wrong types and values are refused by file and key: a typing error must not become a default.
 3. Paths are made absolute and free of symbolic links once, here, so that everything else may compare them as strings.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 from leafd.restarts import BackOff
 from leafshim.cgroup.isolator import CONTROLLERS, WITH_FIGURES
+from leafshim.cgroup.layout import Layout
 from leafshim.errors import InputError
 
 ALL, NONE = "all", "none"
@@ -116,17 +118,33 @@ def from_document(document: dict[str, object], source: str, base: Config) -> Con
             value = float(value)
         if type(value) is not kind:
             raise InputError(f"{source}: {key}: must be of type {kind.__name__}")
-        if isinstance(value, int | float) and kind is not bool and value <= 0:
-            raise InputError(f"{source}: {key}: must be more than 0")
+        if refusal := _refusal(key, value):
+            raise InputError(f"{source}: {key}: {refusal}")
         chosen[key] = value
     return replace(base, **chosen)  # type: ignore[arg-type]  # proven by the loop above
 
 
-def from_arguments(arguments: Sequence[str] | None = None) -> Config:
-    """The configuration by the command line (default: sys.argv). A wrong flag exits with status 2, as argparse does.
+def _refusal(key: str, value: object) -> str:
+    """Why a value of the right type is refused; empty where it is not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "" if value > 0 else "must be more than 0"  # nan is not, either
+    if key in ("root", "state", "cgroups_root", "separator") and not value:
+        return "must not be empty"
+    if key in ("cgroups_root", "separator"):
+        try:
+            Layout("/", **{"root" if key == "cgroups_root" else key: str(value)})
+        except InputError as error:
+            return str(error)
+    if key == "isolation" and value not in (ALL, NONE):
+        unknown = sorted(set(str(value).split(",")) - set(KERNELS))
+        return f"{unknown[0]!r}: must be all, none or some of {', '.join(KERNELS)}" if unknown else ""
+    if key == "recover" and value not in RECOVER:
+        return f"{value!r}: must be one of {', '.join(RECOVER)}"
+    return ""
 
-    Raises InputError for what the file or a flag says.
-    """
+
+def parser() -> argparse.ArgumentParser:
+    """leafd's command line."""
     parser = argparse.ArgumentParser(prog="leafd", description="Supervise containers that outlive their supervisor.")
     parser.add_argument("--root", metavar="DIR", help=f"sockets and containers (default {Config.root})")
     parser.add_argument("--state", metavar="DIR", help=f"exit records and events (default {Config.state})")
@@ -135,32 +153,49 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
     parser.add_argument(
         "--isolation", metavar="LIST", help=f"controllers of every container, all or none (default {Config.isolation})"
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file with any setting")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with any setting; also FILE.d/*.toml")
     parser.add_argument(
         "--recover",
         choices=RECOVER,
         help=f"find containers again, or end them all and exit (default {Config.recover})",
     )
     parser.add_argument("-v", "--verbose", action="store_true", default=None, help="log what is done")
-    flags = vars(parser.parse_args(arguments))
+    parser.add_argument("--check-config", action="store_true", help="say what is wrong with file and flags, or ok")
+    return parser
+
+
+def from_arguments(arguments: Sequence[str] | None = None) -> Config:
+    """The configuration by the command line (default: sys.argv). A wrong flag exits with status 2, as argparse does;
+    `--check-config` says ok and exits with 0.
+
+    Raises InputError for what a file or a flag says.
+    """
+    flags = vars(parser().parse_args(arguments))
+    check = flags.pop("check_config")
     config = Config()
     if path := flags.pop("config"):
-        config = from_document(_parse(path), path, config)
+        for each in (path, *_drop_ins(f"{path}.d")):
+            config = from_document(_parse(each), each, config)
     config = from_document({key: value for key, value in flags.items() if value is not None}, "flag", config)
-    for key in ("root", "state", "cgroups_root", "separator"):
-        if not getattr(config, key):
-            raise InputError(f"{key}: must not be empty")
-    unknown = sorted(set(config.controllers) - set(KERNELS))
-    if unknown:
-        raise InputError(f"isolation: {unknown[0]!r}: must be all, none or some of {', '.join(KERNELS)}")
-    if config.recover not in RECOVER:
-        raise InputError(f"recover: {config.recover!r}: must be one of {', '.join(RECOVER)}")
+    if check:
+        print("leafd: ok")
+        raise SystemExit(0)
     return replace(
         config,
         root=os.path.realpath(config.root),
         state=os.path.realpath(config.state),
         socket=os.path.abspath(config.socket) if config.socket else "",
     )
+
+
+def _drop_ins(directory: str) -> list[str]:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{directory}: {error.strerror}") from error
+    return [os.path.join(directory, name) for name in sorted(names) if name.endswith(".toml")]
 
 
 def _parse(path: str) -> dict[str, object]:

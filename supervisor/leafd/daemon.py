@@ -5,7 +5,7 @@ Rules:
    has looked at every container, or its budget is spent.
 2. SIGTERM and SIGINT end leafd and nothing else. There is nothing to flush: what matters is on disk already.
 3. Only root and the user that leafd runs as may connect.
-4. SIGHUP looks at everything again, as `leafctl recover` does.
+4. SIGHUP reads the log level again (`reload.py`), and looks at everything again, as `leafctl recover` does.
 5. With `recover = "cleanup"` only shims are listened to: everything is ended, and leafd with it.
 """
 
@@ -24,9 +24,11 @@ from leafd.control import Control, look_again, recovered
 from leafd.family import end_everything, end_left_behind
 from leafd.journal import Journal
 from leafd.launch import Environment
+from leafd.listening import Listener
 from leafd.nursery import Nursery
 from leafd.orphans import reap
 from leafd.recovery import check_place, rebuild
+from leafd.reload import reload_log_level, set_log_level
 from leafd.service_manager import ServiceManager, beat
 from leafd.spares import Spares
 from leafd.store import Store
@@ -34,7 +36,7 @@ from leafshim.api import containers as api
 from leafshim.api.nursery import Notice
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.errors import DamagedRecord, KernelError, LeafError, NotFound
-from leafshim.kernel import fdpass, pidfd
+from leafshim.kernel import pidfd
 from leafshim.ttrpc.aio import AsyncServer
 
 log = logging.getLogger("leafd")
@@ -46,7 +48,8 @@ def main() -> None:
     """Run until a signal; exit status 0, or 1 with one line on standard error."""
     try:
         config = from_arguments()
-        logging.basicConfig(level=logging.INFO if config.verbose else logging.WARNING, format="leafd: %(message)s")
+        logging.basicConfig(format="leafd: %(message)s")
+        set_log_level(config)
         asyncio.run(serve(config))
     except LeafError as error:
         print(f"leafd: {error}", file=sys.stderr)
@@ -66,7 +69,7 @@ async def serve(config: Config) -> None:
     journal = Journal.open(os.path.join(config.state, "events"), config.journal_size)
     for damage in journal.damage:
         log.warning("%s", damage)
-    listener = fdpass.listen(config.listen, _BACKLOG)
+    listener = Listener(config.listen, _BACKLOG, os.environ)
     stop = _signals()
     manager = ServiceManager(os.environ)
     heart = asyncio.create_task(beat(manager, config.watchdog))
@@ -86,7 +89,7 @@ async def serve(config: Config) -> None:
         authorize=lambda _pid, uid, _gid: uid in (0, os.geteuid()),
         on_defect=lambda error: log.error("defect", exc_info=error),
     )
-    await server.listen(listener)
+    await server.listen(listener.socket)
     try:
         if cleanup:
             await _unless(stop, end_everything(environment, table))
@@ -103,7 +106,7 @@ async def serve(config: Config) -> None:
         manager.stopping()
         for container in table.all():
             container.life.leave()
-        os.unlink(config.listen)
+        listener.remove()
         await server.close()
         spares.close()
         nursery.close()
@@ -165,12 +168,14 @@ def _signals() -> asyncio.Event:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_log_level)  # until `_on_reload`
     return stop
 
 
 def _on_reload(tasks: set[asyncio.Task[None]], environment: Environment, table: Table, manager: ServiceManager) -> None:
     async def reload() -> None:
         manager.reloading()
+        reload_log_level()
         try:
             await look_again(environment, table, table.all())
         finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from leafd.config import KERNELS, Config, from_arguments, from_document
+from leafd.config import KERNELS, Config, from_arguments, from_document, parser
 from leafshim.errors import InputError
 
 
@@ -73,6 +73,43 @@ def test_the_controllers_of_every_container(isolation: str, controllers: tuple[s
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.toml: No such file or directory"):
         from_arguments(["--config", f"{tmp_path}/nowhere.toml"])
+
+
+def test_drop_ins_are_read_by_name_and_a_later_one_wins(tmp_path: Path) -> None:
+    file, directory = tmp_path / "leafd.toml", tmp_path / "leafd.toml.d"
+    directory.mkdir()
+    file.write_text("stop_grace = 1\nfollowers = 7\nlog_size = 11\n")
+    (directory / "20-b.toml").write_text("stop_grace = 3\n")
+    (directory / "10-a.toml").write_text("stop_grace = 2\nlog_size = 12\n")
+    (directory / "README").write_text("no TOML")
+    config = from_arguments(["--config", str(file)])
+    assert (config.stop_grace, config.followers, config.log_size) == (3.0, 7, 12)
+
+
+@pytest.mark.parametrize("line", ["rooot = 1", "followers = 0", "recover = 'x'", "separator = 'agent'", "state = ''"])
+def test_a_bad_drop_in_is_refused_by_file_and_key(tmp_path: Path, line: str) -> None:
+    (tmp_path / "leafd.toml").touch()
+    (tmp_path / "leafd.toml.d").mkdir()
+    bad = tmp_path / "leafd.toml.d" / "10-a.toml"
+    bad.write_text(line)
+    with pytest.raises(InputError) as refusal:
+        from_arguments(["--config", f"{tmp_path}/leafd.toml", "--check-config"])
+    assert str(refusal.value).startswith(f"{bad}: {line.split(' = ')[0]}: ")
+
+
+def test_check_config_says_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "leafd.toml"
+    file.write_text("verbose = true\ncgroups_root = 'system.slice/leafd'\n")
+    with pytest.raises(SystemExit) as end:
+        from_arguments(["--config", str(file), "--check-config"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "leafd: ok\n"
+
+
+def test_every_flag_is_a_key() -> None:
+    flags = set(vars(parser().parse_args([]))) - {"config", "check_config"}
+    assert flags
+    assert flags <= {field.name for field in fields(Config)}
 
 
 def test_every_field_is_a_key() -> None:
