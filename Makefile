@@ -52,9 +52,14 @@ lint: $(READY) ## Check style, types and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: package
+package: $(READY) ## Make sdist, wheel, leafctl.pyz and the Debian package, in dist
+	@.ci/install debhelper dpkg-dev
+	@$(BIN)/python packaging/build.py dist
+
 .PHONY: clean
 clean: ## Remove everything that the other targets made
-	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find shim supervisor tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

@@ -2,8 +2,8 @@
 
 Usage: manual.py DIRECTORY VERSION SECONDS (of the release, since 1970)
 
-The source of a command's page is its `--help`, that of a setting the text below its field in leafd/config.py. So nothing
-can be in the program and not in the manual; tests/packaging checks it all the same.
+The source of a command's page is its `--help`, that of a setting the text below its field in leafd/config.py. So
+nothing can be in the program and not in the manual; tests/packaging checks it all the same.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def settings() -> Iterator[Setting]:
 def toml() -> str:
     """The file that the package installs: every key, commented out, but the one that differs from its default."""
     lines = [
-        "# Settings of leafd: leafd.toml(5). What is commented out is the default. Files in leafd.toml.d/*.toml are read",
-        "# after this one. Check with `leafd --config /etc/leafd/leafd.toml --check-config`, then restart leafd:",
+        "# Settings of leafd: leafd.toml(5). What is commented out is the default. Files in leafd.toml.d/*.toml are",
+        "# read after this one. Check with `leafd --config /etc/leafd/leafd.toml --check-config`, then restart leafd:",
         "# containers do not notice. `verbose` alone is also read by `systemctl reload leafd`.",
         "",
     ]
@@ -75,7 +75,11 @@ class Page:
     """A man page in the making."""
 
     def __init__(self, name: str, section: int, summary: str, version: str, day: str) -> None:
-        self.lines = [f'.TH {name.upper()} {section} "{day}" "leafd {version}"', ".SH NAME", roff(f"{name} - {summary}")]
+        self.lines = [
+            f'.TH {name.upper()} {section} "{day}" "leafd {version}"',
+            ".SH NAME",
+            roff(f"{name} - {summary}"),
+        ]
 
     def heading(self, text: str, level: str = "SH") -> None:
         """A section, or with SS one below it."""
@@ -107,7 +111,7 @@ def leafd_page(page: Page) -> None:
     """leafd.8"""
     parser = config.parser()
     page.heading("SYNOPSIS")
-    page.verbatim(" ".join(parser.format_usage().removeprefix("usage: ").split()))
+    page.text(" ".join(parser.format_usage().removeprefix("usage: ").split()))
     page.heading("DESCRIPTION")
     page.text(
         f"{parser.description} It may be stopped, killed and restarted at any time: containers run on, and the next "
@@ -134,7 +138,7 @@ def _sentence(action: argparse.Action) -> str:
 
 def leafctl_page(page: Page) -> None:
     """leafctl.1"""
-    context = click.Context(leafctl, info_name="leafctl")
+    context = click.Context(leafctl, info_name="leafctl", help_option_names=["-h", "--help"])
     page.heading("SYNOPSIS")
     page.verbatim("leafctl [--socket PATH] [--json] COMMAND [ARGUMENTS]")
     page.heading("DESCRIPTION")

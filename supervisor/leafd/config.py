@@ -1,8 +1,8 @@
 """What an operator may choose: flags, and a TOML file with one key for each field of `Config`.
 
 Rules:
-1. A flag wins over the file, the file over the default. Beside FILE, the files `FILE.d/*.toml` are read, by name; a later
-   one wins. Every key is documented here, at its field; the manual and the packaged file are made from that.
+1. A flag wins over the file, the file over the default. Beside FILE, the files `FILE.d/*.toml` are read, by name; a
+   later one wins. Every key is documented here, at its field; the manual and the packaged file are made from that.
 2. Unknown keys, wrong types and values are refused by file and key: a typing error must not become a default.
 3. Paths are made absolute and free of symbolic links once, here, so that everything else may compare them as strings.
 """

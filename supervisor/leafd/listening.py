@@ -1,8 +1,8 @@
 """The socket that clients connect to: made here, or handed over by the service manager, sd_listen_fds(3).
 
 Rules:
-1. One that was handed over is systemd's: it stays when leafd goes, and clients wait in its backlog for the next leafd. So
-   its path is not removed.
+1. One that was handed over is systemd's: it stays when leafd goes, and clients wait in its backlog for the next leafd.
+   So its path is not removed.
 2. It has to be the socket at the configured path, since shims ring there, and private: no mode beyond 0600 (pitfall of
    a unit file, where SocketMode= is 0666 by default).
 """

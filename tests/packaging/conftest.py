@@ -1,0 +1,38 @@
+"""What is published, made once a session, and before a guest boots: there is no network in it, and it is slow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.vm.session import PORT
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = REPOSITORY / ".build" / "package"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build, outside the guest, when a test asks for it."""
+    wanted = any("packages" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and PORT not in os.environ and not session.config.option.collectonly:
+        shutil.rmtree(PACKAGES, ignore_errors=True)
+        build(PACKAGES)
+
+
+def build(directory: Path) -> str:
+    """What `make package` does, into this directory; what it prints."""
+    subprocess.run([REPOSITORY / ".ci" / "install", "debhelper", "dpkg-dev"], check=True)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "packaging" / "build.py", directory], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The directory with the artefacts."""
+    return PACKAGES
