@@ -11,7 +11,7 @@ import pytest
 
 from leafd.cli.command import COMMANDS, leafctl
 from leafd.config import from_arguments, parser
-from tests.packaging.conftest import build
+from tests.packaging.conftest import REPOSITORY, build
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +109,12 @@ def test_systemd_finds_nothing_wrong_in_a_unit(unpacked: Path, unit: str) -> Non
     )  # fmt: skip
     absent = "Command /usr/bin/leafd is not executable: No such file or directory"  # the package is not installed here
     assert [line for line in done.stderr.splitlines() if absent not in line] == []
+
+
+def test_every_setting_is_documented_with_its_default(unpacked: Path) -> None:
+    """The same line as in the packaged file, which is made from the program."""
+    documented = (REPOSITORY / "docs" / "configuration.md").read_text()
+    settings = [line[1:].split(" = ") for line in (unpacked / "etc/leafd/leafd.toml").read_text().splitlines()
+                if line.startswith("#") and line[1:2].isalpha()]  # fmt: skip
+    assert settings
+    assert [key for key, default in settings if f"| `{key}` | `{default}` |" not in documented] == []
