@@ -77,7 +77,7 @@ class Build:
 
     def pip(self, *arguments: str | Path) -> None:
         """Run pip."""
-        self.run([sys.executable, "-m", "pip", "--quiet", *arguments], REPOSITORY)
+        self.run([sys.executable, "-m", "pip", "--quiet", *map(str, arguments)], REPOSITORY)
 
     def sdist(self) -> Path:
         """The source, unpacked."""

@@ -12,6 +12,7 @@ from tests.vm.session import PORT
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = REPOSITORY / ".build" / "package"
+FAILURE = PACKAGES / "failure"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -19,20 +20,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any("packages" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and PORT not in os.environ and not session.config.option.collectonly:
         shutil.rmtree(PACKAGES, ignore_errors=True)
-        build(PACKAGES)
+        PACKAGES.mkdir(parents=True)
+        try:
+            build(PACKAGES)
+        except AssertionError as error:
+            FAILURE.write_text(str(error))
 
 
 def build(directory: Path) -> str:
-    """What `make package` does, into this directory; what it prints."""
-    subprocess.run([REPOSITORY / ".ci" / "install", "debhelper", "dpkg-dev"], check=True)
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "packaging" / "build.py", directory], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    """What `make package` does, into this directory; what it prints. Raises AssertionError with what went wrong."""
+    build_py = [sys.executable, REPOSITORY / "packaging" / "build.py", directory]
+    for command in ([REPOSITORY / ".ci" / "install", "debhelper", "dpkg-dev"], build_py):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
     """The directory with the artefacts."""
+    assert not FAILURE.exists(), FAILURE.read_text()
     return PACKAGES

@@ -118,3 +118,10 @@ def test_every_setting_is_documented_with_its_default(unpacked: Path) -> None:
                 if line.startswith("#") and line[1:2].isalpha()]  # fmt: skip
     assert settings
     assert [key for key, default in settings if f"| `{key}` | `{default}` |" not in documented] == []
+
+
+def test_bash_completes_leafctl(unpacked: Path) -> None:
+    script = unpacked / "usr/share/bash-completion/completions/leafctl"
+    shell = ["bash", "--norc", "-c", f"source {script} && complete -p leafctl"]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.stdout.endswith(" leafctl\n"), done.stderr
