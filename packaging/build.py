@@ -91,7 +91,16 @@ class Build:
         return source
 
     def _hatchling(self, tools: Path, source: Path, target: str) -> None:
-        command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", self.out]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "hatchling",
+            "build",
+            "--target",
+            target,
+            "--directory",
+            self.out,
+        ]
         self.run(command, source, PYTHONPATH=str(tools))
 
     def wheels(self, directory: Path) -> list[Path]:

@@ -58,8 +58,8 @@ def toml() -> str:
     for setting in settings():
         lines += textwrap.wrap(setting.text, 100, initial_indent="# ", subsequent_indent="# ")
         if setting.key == "cgroups_root":
-            lines += ["# Here: the cgroup that systemd delegates, see leafd-containers.service."]
-            lines += ['cgroups_root = "system.slice/leafd-containers.service"', ""]
+            lines += ["# Here: below the cgroup that systemd delegates, see leafd-containers.service."]
+            lines += ['cgroups_root = "system.slice/leafd-containers.service/leafd"', ""]
         else:
             lines += [f"#{setting.key} = {setting.default}", ""]
     return "\n".join(lines)

@@ -13,7 +13,8 @@ import pytest
 from tests.vm.session import PORT
 
 PATIENCE = 250.0  # s; the guest is slow
-CONTAINERS = Path("/sys/fs/cgroup/system.slice/leafd-containers.service")
+DELEGATED = Path("/sys/fs/cgroup/system.slice/leafd-containers.service")
+CONTAINERS = DELEGATED / "leafd"
 
 
 def do(*command: str | Path) -> str:
@@ -71,6 +72,9 @@ def host(packages: Path) -> Iterator[Host]:
     if PORT in os.environ:  # the guest's own copy of a host that may forbid services to start, and slow triggers
         for path in ("/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"):
             Path(path).unlink(missing_ok=True)
+        drop_in = Path("/etc/leafd/leafd.toml.d/00-slow.toml")
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text("call_deadline = 100.0\nlaunch_deadline = 200.0\nrecovery_budget = 50.0\n")
     (package,) = packages.glob("*.deb")
     yield Host(package)
     subprocess.run(["dpkg", "--purge", "leafd"], capture_output=True, timeout=PATIENCE)
@@ -79,6 +83,7 @@ def host(packages: Path) -> Iterator[Host]:
 @pytest.mark.vm(systemd=True)
 def test_installed_it_runs_and_its_containers_are_in_a_cgroup_of_their_own(host: Host) -> None:
     assert show("leafd.service", "ActiveState") == show("leafd.socket", "ActiveState") == "active"
+    assert show("leafd.service", "StartLimitIntervalUSec") == "0"
     assert host.before[0] == "RUNNING"
     assert host.before[3] == str(64 << 20)
     assert f"0::/{CONTAINERS.relative_to('/sys/fs/cgroup')}/web/leaf\n" in Path(f"/proc/{host.init}/cgroup").read_text()
@@ -147,4 +152,4 @@ def test_purged_nothing_is_left(host: Host) -> None:
     left = ["/etc/leafd", "/run/leafd", "/var/lib/leafd", "/usr/lib/leafd", "/usr/bin/leafd"]
     assert [path for path in left if os.path.lexists(path)] == []
     assert show("leafd-containers.service", "ActiveState") == "inactive"
-    assert not CONTAINERS.exists()
+    assert not DELEGATED.exists()

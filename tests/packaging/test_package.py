@@ -60,7 +60,7 @@ def test_every_flag_of_leafd_is_in_its_page(unpacked: Path) -> None:
 def test_the_packaged_settings_are_accepted_and_all_there(unpacked: Path) -> None:
     path = unpacked / "etc/leafd/leafd.toml"
     config = from_arguments(["--config", str(path)])
-    assert config.cgroups_root == "system.slice/leafd-containers.service"
+    assert config.cgroups_root == "system.slice/leafd-containers.service/leafd"
     uncommented = path.with_name("all.toml")
     uncommented.write_text(
         "\n".join(line.removeprefix("#") for line in path.read_text().splitlines() if "# " not in line)
