@@ -29,8 +29,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def build(directory: Path) -> str:
     """What `make package` does, into this directory; what it prints. Raises AssertionError with what went wrong."""
-    build_py = [sys.executable, REPOSITORY / "packaging" / "build.py", directory]
-    for command in ([REPOSITORY / ".ci" / "install", "debhelper", "dpkg-dev"], build_py):
+    tools = [str(REPOSITORY / ".ci" / "install"), "debhelper", "dpkg-dev"]
+    build_py = [sys.executable, str(REPOSITORY / "packaging" / "build.py"), str(directory)]
+    for command in (tools, build_py):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return done.stdout
