@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 from leafd.inspection import control, target
+from leafshim.api import debug as debug_api
+from leafshim.api import shim as shim_api
 from leafshim.bundle import Bundle
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.checkpoint import Checkpoint
 from leafshim.errors import KernelError, PeerError
-from tests.harness.leafd import Leafd
+from leafshim.ttrpc.client import Client
+from tests.harness.leafd import DEADLINE, Leafd
 
 _TRIES = 200  # looks, each a whole leafctl, for what a process does right after it has said that it will
 
@@ -157,7 +161,8 @@ def test_shim_tells_of_itself(leafd: Leafd) -> None:
     assert told["pid"] == leafd.inspect("web")["shim_pid"]
     assert told["silence"] is None
     assert {told["pid"], told["worker_pid"]} <= {each["pid"] for each in told["processes"]}
-    assert told["memory"][str(told["pid"])]["pss"] > 0
+    assert all(told["memory"][str(told[who])]["pss"] > 0 for who in ("pid", "worker_pid"))
+    assert {each["state"] for each in told["processes"]} <= {"R", "S"}
     watched = [each for each in told["descriptors"] if each["watched"]]
     assert any(each["target"].startswith("socket:") for each in watched)
     assert 0 < len(told["history"]) <= 200
@@ -211,14 +216,19 @@ def test_bundle_has_all_of_it_and_no_secret(leafd: Leafd, tmp_path: Path) -> Non
     assert (again.returncode, again.stderr) == (1, f"leafctl: debug: {path}: exists already\n")
 
 
-def test_nobody_but_root_learns_anything(leafd: Leafd) -> None:
+def test_nobody_but_root_learns_anything(leafd: Leafd, tmp_path: Path) -> None:
     """Also where the directories let everybody through: the shim, and the checkpoint's mode, are what refuses."""
     run(leafd, "--", "sleep", "1000")
     path = Bundle.of(str(leafd.root), "web").path
     for directory in (Path(path), *Path(path).parents):
-        if directory.owner() == "root" and directory != Path("/"):
-            directory.chmod(directory.stat().st_mode | 0o055)
+        if directory.is_relative_to(tmp_path) or directory in (tmp_path.parent, tmp_path.parent.parent):
+            directory.chmod(0o755)
     os.chmod(Bundle(path).socket, 0o666)
+
+    def client() -> Client:
+        return Client(Bundle(path).socket, DEADLINE)
+
+    client().call(debug_api.LOOK, debug_api.LookRequest())
     child = os.fork()
     if child == 0:
         status = 1
@@ -226,16 +236,26 @@ def test_nobody_but_root_learns_anything(leafd: Leafd) -> None:
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
-            try:
-                target.find(str(leafd.root), "web")
-            except (KernelError, PeerError):
-                status = 0
+            asks: list[Callable[[], object]] = [
+                lambda: client().call(debug_api.LOOK, debug_api.LookRequest()),
+                lambda: client().call(shim_api.INFO, shim_api.InfoRequest()),
+                lambda: Checkpoint.read(Bundle(path).checkpoint),
+                lambda: target.find(str(leafd.root), "web").__enter__(),
+            ]
+            refused = 0
+            for ask in asks:
+                try:
+                    ask()
+                except (KernelError, PeerError):
+                    refused += 1
+            status = 0 if refused == len(asks) else 1
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert target.find(str(leafd.root), "web").pid == leafd.inspect("web")["pid"]
+    with target.find(str(leafd.root), "web") as found:
+        assert found.pid == leafd.inspect("web")["pid"]
 
 
 def test_what_does_not_exist_is_one_line(leafd: Leafd) -> None:

@@ -47,16 +47,16 @@ def debug_command(caller: Caller, container: str, what: str, path: str | None) -
     """
     if path is not None and what != "bundle":
         raise click.UsageError("--output: only for bundle")
-    found = target.find(os.path.dirname(os.path.abspath(caller.socket)), container)
-    if what == "bundle":
-        path = path or bundle.default_name(found)
-        names = bundle.write(path, found, {topic: look(found) for topic, look in _LOOKS.items()})
-        if caller.json:
-            output.emit({"path": path, "files": names})
-        else:
-            click.echo(path)
-        return
-    seen = _LOOKS[what](found)
+    with target.find(os.path.dirname(os.path.abspath(caller.socket)), container) as found:
+        if what == "bundle":
+            path = path or bundle.default_name(found)
+            names = bundle.write(path, found, {topic: look(found) for topic, look in _LOOKS.items()})
+            if caller.json:
+                output.emit({"path": path, "files": names})
+            else:
+                click.echo(path)
+            return
+        seen = _LOOKS[what](found)
     if caller.json:
         output.emit(cast(output.Json, seen))
         return

@@ -1,4 +1,4 @@
-"""shim: the process that owns a container. What it tells of itself, and what the kernel tells of it even when it hangs."""
+"""shim: the process that owns a container: what it tells of itself, and what the kernel tells of one that hangs."""
 
 import os
 from typing import TypedDict

@@ -1,6 +1,8 @@
 """Which container to look at: its shim says it, or where that does not answer, its checkpoint."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from leafshim.api import debug, shim
@@ -47,8 +49,10 @@ class Target(NamedTuple):
         return sorted(found)
 
 
-def find(root: str, container_id: str) -> Target:
-    """The container of the leafd that has its `root` there, alive or not.
+@contextmanager
+def find(root: str, container_id: str) -> Iterator[Target]:
+    """The container of the leafd that has its `root` there, alive or not. The connection
+    stays open for as long as it is used, or the shim's worker would be gone before anybody has looked at it.
 
     Raises NotFound; KernelError and what the shim answers to who may not ask.
     """
@@ -58,19 +62,23 @@ def find(root: str, container_id: str) -> Target:
         raise NotFound(f"{container_id}: no such container")
     try:
         client = Client(bundle.socket, PATIENCE)
-    except (Unavailable, DeadlineExceeded, NotFound) as error:
-        return _noted(container_id, bundle, str(error))
+    except (Unavailable, DeadlineExceeded) as error:
+        yield _noted(container_id, bundle, str(error))
+        return
+    with client:
+        yield _ask(client, container_id, bundle)
+
+
+def _ask(client: Client, container_id: str, bundle: Bundle) -> Target:
     try:
         info = client.call(shim.INFO, shim.InfoRequest(), timeout=PATIENCE)
-        look = _look(client)
+        look, silence = _look(client)
     except DeadlineExceeded:
         return _noted(container_id, bundle, f"the shim does not answer within {PATIENCE:g} s")
     except Unavailable as error:
         return _noted(container_id, bundle, str(error))
-    finally:
-        client.close()
     pid = 0 if info.exit is not None else info.pid
-    return Target(info.id, bundle, info.state, pid, info.cgroup, info.shim_pid, info.version, info.exit, *look)
+    return Target(info.id, bundle, info.state, pid, info.cgroup, info.shim_pid, info.version, info.exit, look, silence)
 
 
 def _look(client: Client) -> tuple[debug.LookResponse | None, str]:

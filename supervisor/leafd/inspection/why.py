@@ -28,7 +28,7 @@ _REASONS = (
     (("ep_poll", "do_poll", "do_select", "poll_schedule_timeout", "schedule_hrtimeout_range_clock",
       "do_epoll_wait", "do_sys_poll"), "for events on descriptors"),
     (("inet_csk_accept", "unix_accept"), "for a connection"),
-    (("wait_for_packet", "unix_stream_data_wait", "unix_stream_read_generic", "sk_wait_data"), "for data from a socket"),
+    (("wait_for_packet", "unix_stream_read_generic", "sk_wait_data"), "for data from a socket"),
     (("n_tty_read", "wait_woken"), "for input"),
     (("sigtimedwait", "do_sigtimedwait", "sigsuspend", "sys_pause", "ia32_sys_pause"), "for a signal"),
     (("locks_lock_inode_wait", "flock_lock_inode_wait", "fcntl_setlk", "posix_lock_inode_wait"), "for a file lock"),
