@@ -7,8 +7,9 @@ NotFound, everywhere but in Connect and Shutdown, as containerd's shims have it.
 
 import typing
 
-from leafshim import __version__, stats, update
+from leafshim import __version__, debug, stats, update
 from leafshim import process as processes
+from leafshim.api import debug as debug_api
 from leafshim.api import shim, task
 from leafshim.api.task import (
     CloseIORequest,
@@ -73,6 +74,7 @@ class Service:
             shim.ACKNOWLEDGE: self.acknowledge,
             shim.ATTACH: self.attach,
             shim.STEP_DOWN: self.step_down,
+            debug_api.LOOK: self.look,
         }
         for version in (task.V2, task.V3):
             table |= {
@@ -275,6 +277,12 @@ class Service:
         """Make room for another shim. The loop stops at once: from the checkpoint on nothing may happen here."""
         call.reply(shim.StepDownResponse(names=self._container.step_down()))
         self._loop.stop()
+
+    def look(
+        self, request: debug_api.LookRequest, call: Call[debug_api.LookRequest, debug_api.LookResponse]
+    ) -> debug_api.LookResponse:
+        """This worker itself, for who looks for a fault in it."""
+        return debug.look(self._loop, self._container)
 
     def attach(self, request: shim.AttachInput, call: Call[shim.AttachInput, shim.AttachOutput]) -> None:
         """Join a process's streams; the first message selects it."""

@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": ("look", "Show all that is known of a container, as JSON."),
         "stats": ("stats", "Show what containers use."),
         "tree": ("tree", "Show containers, nested ones and their processes as a tree."),
+        "debug": ("debug", "Say what a container is doing, and why it does not go on."),
         "logs": ("streams", "Print what a container wrote."),
         "events": ("streams", "Print what happened to the containers."),
         "wait": ("lifecycle", "Wait for a container to end; exit with its status."),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leafshim import api
-from leafshim.api import containers, metrics, nursery, shim, task, wellknown
+from leafshim.api import containers, debug, metrics, nursery, shim, task, wellknown
 from leafshim.errors import InputError, ProtocolError
 from leafshim.ttrpc.protobuf import MAP, OPTIONAL, REPEATED, Field, Message
 from leafshim.ttrpc.service import Method
@@ -26,6 +26,7 @@ MODULES: dict[str, ModuleType] = {
     "nursery": nursery,
     "containers": containers,
     "metrics": metrics,
+    "debug": debug,
 }
 PROTOS = Path(api.__path__[0])
 
