@@ -41,8 +41,12 @@ def _of_one(leafd: Leafd, container: Container) -> Iterator[str]:
         if container.exit is None:
             yield f"{name} is STOPPED without an exit"
         return
-    inside = {pid for each in Cgroup(container.cgroup).descendants() for pid in each.processes()}
-    leaf = set(Cgroup(container.leaf).processes())
+    try:
+        inside = {pid for each in Cgroup(container.cgroup).descendants() for pid in each.processes()}
+        leaf = set(Cgroup(container.leaf).processes())
+    except LeafError as error:
+        yield f"{name}: {error}"
+        return
     if container.pid not in leaf or inside != leaf:
         yield f"{name}: init {container.pid}, in its leaf {leaf}, in all below it {inside}"
     try:
@@ -80,7 +84,7 @@ def _nobodys(leafd: Leafd, client: Client, containers: list[Container]) -> Itera
         ("agents", set(Cgroup(layout.agent_leaf).processes()), agents),
         ("kept by the nursery", _kept(leafd), alive),
     ):
-        if strays := there - allowed:  # type: ignore[operator]  # all of one type on both sides
+        if strays := there - allowed:
             yield f"{what} that nobody owns: {strays}"
     if missing := (names - set(os.listdir(leafd.root / "containers"))) | (alive - set(layout.containers())):
         yield f"without directory or cgroup: {missing}"

@@ -22,9 +22,9 @@ def names(argument: ast.expr) -> list[str]:
         assert isinstance(prefix, ast.Constant)
         assert isinstance(step, ast.FormattedValue)
         assert ast.unparse(step.value) == "step.state"
-        return [f"{prefix.value}{step.state}" for step in STEPS]
+        return [f"{prefix.value!s}{step.state}" for step in STEPS]
     assert isinstance(argument, ast.Constant), ast.unparse(argument)
-    return [argument.value]
+    return [str(argument.value)]
 
 
 def passed() -> Counter[str]:
