@@ -16,6 +16,7 @@ import signal as signals
 from leafshim import process as processes
 from leafshim import state
 from leafshim.api.task import ExecProcessRequest
+from leafshim.crashes import crash
 from leafshim.creation import Creation
 from leafshim.errors import AlreadyExists, InputError, StateError
 from leafshim.orders import order_exec
@@ -42,6 +43,7 @@ class Container(Creation):
         self.execs[request.exec_id] = Process(self._loop, request.exec_id, streams)
         self.execs[request.exec_id].document = request.spec.value
         self.events.publish("exec-added", exec_id=request.exec_id)
+        crash("exec-added")
 
     def start_exec(self, exec_id: str, done: Done, failed: Failure) -> None:
         """Make a registered exec and run it."""
@@ -52,6 +54,7 @@ class Container(Creation):
 
         def executed() -> None:
             self.events.publish("exec-started", exec_id=exec_id, pid=added.pid)
+            crash("exec-started")
             done()
 
         spec = self.description.read(self.bundle.config)
@@ -60,7 +63,9 @@ class Container(Creation):
             added.launch(order, lambda: added.release(executed, failed), failed)
         else:
             added.launch(order, lambda: None, failed)
+            crash("exec-launched")
             added.release(executed, failed)
+            crash("exec-released")
 
     def _init_for_exec(self) -> Process:
         """Init, if an exec can join it now. Raises NotFound, StateError."""

@@ -15,6 +15,7 @@ from leafshim.api.shim import CreateOptions
 from leafshim.api.task import CreateTaskRequest
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.checkpoint import Checkpoint
+from leafshim.crashes import crash
 from leafshim.ending import Ending
 from leafshim.errors import AlreadyExists, LeafError, StateError
 from leafshim.follower import Follower
@@ -44,11 +45,15 @@ class Creation(Ending):
             if streams.terminal:
                 self._keeper.keep(self.id, streams.descriptors())
             if options.start and streams.terminal:  # its size is set now, before the program asks for it
-                init.release(done, undo)
+                init.release(answered, undo)
             if not options.start:
                 self.events.publish("create", pid=init.pid, expected=True)
                 self._move(state.ISOLATING)
-                done()
+                answered()
+
+        def answered() -> None:
+            done()
+            crash("create-answered")
 
         def undo(error: LeafError) -> None:
             self._forget_creation()
@@ -56,21 +61,30 @@ class Creation(Ending):
 
         try:
             order = order_init(self.bundle, self.description.read(self.bundle.config), request, options)
+            crash("create-judged")
             self._checkpoint()._replace(cgroup=order.cgroup.path).write(self.bundle.checkpoint)
+            crash("create-written")
             order.make()
+            crash("create-made")
             init.launch(order.init, ready, undo)
+            crash("create-cloned")
             # From here on init sets itself up, on another processor where there is one.
             self.watch_anew(order.cgroup)
             order.guard()
+            crash("create-guarded")
             self._keeper.keep(self.id, {"init": init.pidfd, "listener": self.listener, **streams.descriptors()})
+            crash("create-kept")
             if options.start:
                 self.state = state.move(state.move(self.state, state.ISOLATING), state.RUNNING)
                 self.events.publish("create", pid=init.pid, expected=True)
                 self._started(init)
                 self._save()
+                crash("create-noted")
                 if not streams.terminal:
-                    init.release(done, undo)
+                    init.release(answered, undo)
+                crash("create-released")
                 self._tell_change()
+                crash("create-handed-over")
         except LeafError:
             self._forget_creation()
             raise
@@ -98,12 +112,14 @@ class Creation(Ending):
     def adopt(self) -> None:
         """Be the shim of a container whose shim died, and whose init runs on: it has been restored from the checkpoint
         of that, and is in ours before anybody can ask."""
+        crash("adopting")
         init = self._init()
         self.state, init.stage = state.RUNNING, processes.RUNNING
         if not init.adopted:
             init.adopted = True
             self.restore_init(init)
         self._save()
+        crash("adopt-noted")
         self._tell_change()
 
     def _stdin_closed(self) -> None:
@@ -137,14 +153,18 @@ class Creation(Ending):
         if self.state != state.ISOLATING:
             raise StateError(f"container {self.id} is {self.state}, not {state.ISOLATING}")
         self._move(state.RUNNING)
+        crash("start-noted")
 
         def executed() -> None:
             self._started(init)
             self._save()
+            crash("start-executed")
             self._tell_change()
             done()
+            crash("start-answered")
 
         init.release(executed, failed)
+        crash("start-released")
 
     def _started(self, init: Process) -> None:
         init.started_at = init.started_at or time.time_ns()

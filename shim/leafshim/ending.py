@@ -11,6 +11,7 @@ from leafshim import exits, state
 from leafshim import process as processes
 from leafshim.api.shim import Exit
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.crashes import crash
 from leafshim.errors import KernelError, StateError
 from leafshim.freezer import Freezer
 from leafshim.limiting import Limiting
@@ -61,6 +62,7 @@ class Ending(Limiting):
         if self.init is None:  # it failed before it was ready, and the creation was undone
             return
         self._move(state.DESTROYING)
+        crash("end-reaped")
         self._cancel_time_limit()
         if self.freezer is not None and self.freezer.populated():
             self._kill_all()
@@ -86,11 +88,16 @@ class Ending(Limiting):
         if self.freezer is not None and self.freezer.populated():
             end.message = f"{end.message}; processes that do not die: {self._leaf().processes()}".lstrip("; ")
         self.unwatch_limits()
+        crash("end-emptied")
         self._record(init, end)
+        crash("end-recorded")
         self._move(state.STOPPED)
         self.events.publish("exit", pid=init.pid, end=end)
+        crash("end-published")
         self._tell_change()
+        crash("end-handed-over")
         init.tell()
+        crash("end-told")
 
     def _record(self, init: Process, end: Exit) -> None:
         """Put the exit on disk. A disk that refuses is told of in the exit itself, which stays with us until then."""
@@ -118,7 +125,9 @@ class Ending(Limiting):
         init = self._init()
         if self.state != state.STOPPED:
             raise StateError(f"container {self.id} is {self.state}, not {state.STOPPED}")
+        crash("delete-begun")
         self._let_go_of_cgroup()
+        crash("delete-cgroup-gone")
         self.log.close()
         self.deleted = True
         return init

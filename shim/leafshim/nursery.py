@@ -27,6 +27,7 @@ from leafshim import __version__, renewal, zygote
 from leafshim import loop as loops
 from leafshim.api.nursery import Ended, Forget, Held, Keep, Notice, Packet, Renew, Reply, Request, Spawn, Take
 from leafshim.cgroup.hierarchy import Cgroup
+from leafshim.crashes import crash
 from leafshim.errors import Code, InputError, KernelError, LeafError, NotFound, StateError, Unavailable
 from leafshim.kernel import fdpass, paths, pidfd, process, signals
 from leafshim.kernel.execve import reset_inherited_signals
@@ -156,6 +157,7 @@ class Nursery:
 
     def _spawn(self, request: Spawn) -> Answer:
         """A shim, with the line on which it waits for its order (shim.py): whoever asked owns both."""
+        crash("nursery-asked")
         orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -163,6 +165,7 @@ class Nursery:
             except BaseException:
                 orders.close()
                 raise
+        crash("nursery-spawned")
         self._shims.add(pid)
         reply = Reply(code=Code.OK, pid=pid, start_time=pidfd.start_time(pid))
         return Answer(reply, given=(fd, orders.detach()))
@@ -218,6 +221,7 @@ class Nursery:
             raise InputError(f"{len(request.names)} names for {len(descriptors)} descriptors")
         for name, fd in zip(request.names, descriptors, strict=True):
             self._hold(request.id, name, os.dup(fd))
+        crash("nursery-kept")
         return Answer(Reply(code=Code.OK))
 
     def _take(self, request: Take) -> Answer:
@@ -233,6 +237,7 @@ class Nursery:
                 os.close(held.pop(name))
         if not held:
             self._kept.pop(request.id, None)
+        crash("nursery-forgot")
         return Answer(Reply(code=Code.OK))
 
     def _tell_end(self, request: Ended) -> Answer:
@@ -344,6 +349,7 @@ def main() -> None:
         os._exit(0)
     gc.freeze()
     nursery.go_on(known.asked)
+    crash("nursery-ready")
     loop.run()
 
 

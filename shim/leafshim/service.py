@@ -41,6 +41,7 @@ from leafshim.api.task import (
 )
 from leafshim.api.wellknown import Any, Empty, Timestamp
 from leafshim.container import Container
+from leafshim.crashes import crash
 from leafshim.errors import InputError, NotFound, StateError, Unsupported
 from leafshim.kernel import network
 from leafshim.loop import Loop
@@ -208,7 +209,12 @@ class Service:
 
     def update(self, request: UpdateTaskRequest, call: Call[UpdateTaskRequest, Empty]) -> None:
         """Change its limits."""
-        update.begin(self._loop, self._named(request.id), request, lambda: call.reply(Empty()), call.fail)
+
+        def answered() -> None:
+            call.reply(Empty())
+            crash("updated")
+
+        update.begin(self._loop, self._named(request.id), request, answered, call.fail)
 
     def stats(self, request: StatsRequest, call: Call[StatsRequest, StatsResponse]) -> StatsResponse:
         """Its figures, until it is deleted."""
@@ -226,6 +232,7 @@ class Service:
     def shutdown(self, request: ShutdownRequest, call: Call[ShutdownRequest, Empty]) -> Empty:
         """End the shim, unless a container remains (containerd asks after every Delete)."""
         if self._container.init is None or self._container.deleted:
+            crash("shutdown")
             self._container.finished = True
             self._loop.call_later(0, self._loop.stop)
         elif request.now:

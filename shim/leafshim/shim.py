@@ -20,6 +20,7 @@ from leafshim import sleeper, snapshot, succession
 from leafshim.bundle import Bundle
 from leafshim.checkpoint import Checkpoint
 from leafshim.container import Container
+from leafshim.crashes import crash
 from leafshim.errors import KernelError
 from leafshim.keeper import Keeper
 from leafshim.kernel import fdpass, pidfd
@@ -131,6 +132,7 @@ class Shim:
             order, descriptors = fdpass.receive(orders, sleeper.PACKET_MAX)
         if not order:
             os._exit(0)
+        crash("order-received")
         orders.close()
         container_id, directory, *names = order.split(b"\0")
         rest.identity = container_id + b"\0" + directory

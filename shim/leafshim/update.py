@@ -18,6 +18,7 @@ from leafshim.api.task import UpdateTaskRequest
 from leafshim.cgroup import devices
 from leafshim.cgroup.isolator import Settings
 from leafshim.container import Container
+from leafshim.crashes import crash
 from leafshim.description import Draft
 from leafshim.errors import InputError, LeafError, StateError
 from leafshim.loop import Loop
@@ -71,7 +72,9 @@ def _steps(container: Container, document: bytes, *, kill: bool) -> Iterator[Non
         try:
             if wanted.devices:
                 devices.prepare(isolator.cgroup, wanted.devices)
+            crash("update-accepted")
             draft.keep()
+            crash("update-kept")
         except BaseException:
             draft.discard()
             raise

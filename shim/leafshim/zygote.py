@@ -21,6 +21,7 @@ import socket
 import sys
 from typing import NoReturn
 
+from leafshim.crashes import crash
 from leafshim.errors import KernelError
 from leafshim.kernel import fdpass, signals
 from leafshim.kernel.clone import CLONE_PARENT, clone3
@@ -41,6 +42,7 @@ def serve(line: socket.socket, shim: Shim) -> NoReturn:
         if not request:
             os._exit(0)
         nursery, orders, cgroup = descriptors
+        crash("zygote-asked")
         try:
             pid, pidfd = clone3(CLONE_PARENT, cgroup=cgroup)
         except KernelError as error:
@@ -48,6 +50,7 @@ def serve(line: socket.socket, shim: Shim) -> NoReturn:
         else:
             if pid == 0:
                 _become(shim, nursery, orders, arrivals)
+            crash("zygote-forked")
             fdpass.send(line, b"%d" % pid, [pidfd])
             os.close(pidfd)
         for fd in descriptors:

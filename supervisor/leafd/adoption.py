@@ -17,6 +17,7 @@ from leafd import recovery
 from leafd.launch import Environment, give_order
 from leafd.shims import ShimClient
 from leafd.store import Record
+from leafshim.crashes import crash
 from leafshim.errors import LeafError, Unavailable
 from leafshim.kernel import fdpass
 
@@ -33,6 +34,7 @@ async def adopt(entry: Record, environment: Environment, init: int, needed: Sequ
     if needed is not None:
         for name in kept.keys() - {_LISTENER, *needed}:
             os.close(kept.pop(name))
+    crash("adopt-collected")
     try:
         listener = kept.pop(_LISTENER, -1)
         if listener < 0:
@@ -69,11 +71,15 @@ async def _give_over(entry: Record, environment: Environment, listener: int, kep
     try:
         with theirs:
             pid, start_time = await give_order(entry, environment, [listener, theirs.fileno()], kept)
+        crash("adopt-ordered")
         await client.info()  # it answers when it is in charge
+        crash("adopt-answered")
     except BaseException:
         client.close()
         raise
     entry.shim_pid, entry.shim_start_time = pid, start_time
     environment.store.write(entry)
+    crash("adopt-recorded")
     await environment.nursery.keep(entry.id, {_LISTENER: listener, **kept})
+    crash("adopt-kept")
     return client

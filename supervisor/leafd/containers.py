@@ -24,6 +24,7 @@ from leafshim.api import containers as api
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.layout import LEAF, check_id
 from leafshim.cgroup.removal import name_holders
+from leafshim.crashes import crash
 from leafshim.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -202,6 +203,7 @@ class Container:
             self._to_signal = SIGKILL if entry.state == ISOLATING else entry.stop_signal
             entry.state = move(entry.state, DESTROYING)
         self.environment.store.write(entry)
+        crash("stop-recorded")
         self.life.stopping.set()
 
     async def _ask_to_end(self) -> None:
@@ -209,6 +211,7 @@ class Container:
         signal, self._to_signal = self._to_signal, 0
         if signal:
             await self._signal(signal)
+            crash("stop-signalled")
             if self.life.paused:  # the signal waits for it already: it is the first thing that it gets to see
                 await self._thaw()
 
@@ -352,14 +355,17 @@ class Table:
         # In this order: a supervisor killed in between finds a STOPPED container, and can be asked again.
         if environment.journal.told(container_id):
             environment.journal.append("removed", container_id)
+        crash("remove-journalled")
         try:
             os.unlink(environment.exit_path(container_id))
         except FileNotFoundError:
             pass
         except OSError as error:
             raise KernelError.of(error, "remove exit record") from error
+        crash("remove-exit-gone")
         environment.store.discard(container_id)
         del self._containers[container_id]  # a disk that refused one of these leaves it there, to be asked again
+        crash("removed")
 
 
 def _by_depth(container: Container) -> int:

@@ -34,6 +34,7 @@ from leafd.store import Record, Store
 from leafshim.api import shim, task
 from leafshim.bundle import directory_name
 from leafshim.cgroup.layout import Layout
+from leafshim.crashes import crash
 from leafshim.errors import AlreadyExists, KernelError, LeafError
 from leafshim.kernel import fdpass
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, PROVISIONING, RUNNING, move
@@ -78,7 +79,9 @@ class Launch:
             for step in STEPS[_ORDER[first] : _ORDER[last] + 1]:
                 if step.state != PROVISIONING:
                     self.record.state = move(self.record.state, step.state)
+                crash(f"launch-{step.state}")
                 await step.effect(self, document)
+                crash(f"launched-{step.state}")
         finally:
             self.environment.spares.prepare()
 
@@ -91,10 +94,12 @@ class Launch:
         self.record.state = DESTROYING
         failure: LeafError | None = None
         for step in reversed(STEPS[1 if keep_directory else 0 : reached + 1]):
+            crash(f"undo-{step.state}")
             try:
                 await step.undo(self)
             except LeafError as error:
                 failure = failure or error
+        crash("undone")
         if failure is not None:
             raise failure
 
@@ -127,6 +132,7 @@ async def _order_shim(launch: Launch, document: bytes) -> None:
         _unlink(environment.exit_path(record.id))  # an earlier run's, which the record and the journal have
     except OSError as error:
         raise KernelError.of(error, "write bundle") from error
+    crash("launch-described")
     ours, theirs = socket.socketpair()
     with theirs, fdpass.listen(bundle.socket) as listener:
         try:
@@ -135,6 +141,7 @@ async def _order_shim(launch: Launch, document: bytes) -> None:
         except BaseException:
             ours.close()
             raise
+    crash("launch-ordered")
     launch.shim = ShimClient(record.id, bundle.socket, environment.config)
     await launch.shim.use(ours)
 
@@ -176,6 +183,7 @@ async def _create_task(launch: Launch, document: bytes) -> None:
     assert launch.shim is not None
     environment, record = launch.environment, launch.record
     launch.checkpoint()
+    crash("launch-recorded")
     record.pid = await launch.shim.create(
         launch.bundle.path,
         _rootfs(record),
@@ -228,6 +236,7 @@ def _note_running(launch: Launch) -> None:
         launch.checkpoint()
     except LeafError as error:
         log.warning("%s: %s", launch.record.id, error)
+    crash("launch-noted")
 
 
 async def _nothing(launch: Launch) -> None:

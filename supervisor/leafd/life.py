@@ -27,6 +27,7 @@ from leafd.unattended import Unattended
 from leafd.upgrade import upgrade
 from leafshim import exits
 from leafshim.api import shim as api
+from leafshim.crashes import crash
 from leafshim.errors import DeadlineExceeded, LeafError, PeerError, StateError, Unavailable
 from leafshim.exits import unpack
 from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
@@ -249,6 +250,7 @@ class Life:
             message=event.message,
             limitation=event.limitation,
         )
+        crash("event-journalled")
         self.record.sequence = event.sequence
         match event.type:
             case "exit":
@@ -265,11 +267,15 @@ class Life:
             entry.state = move(entry.state, DESTROYING)
         entry.exit = exits.pack(end)
         environment.store.write(entry)
+        crash("exit-recorded")
         await environment.journal.sync()
+        crash("exit-synced")
         await self.family.end_nested(entry.id)
+        crash("nested-ended")
         await self._take_away()
         entry.state = move(entry.state, STOPPED)
         environment.store.write(entry)
+        crash("stopped")
 
     async def _take_away(self) -> None:
         """Whatever is left of its processes, cgroups and shim; what is gone already is as good.
@@ -280,17 +286,20 @@ class Life:
         if self.shim is not None:
             await _quietly(entry.id, self.shim.collect(entry.sequence))
             await _quietly(entry.id, self.shim.delete())
+            crash("take-away-told")
         failure: LeafError | None = None
         try:
             await remove_cgroup(entry.cgroup, environment.config.reap_deadline)
         except LeafError as error:
             failure = error
+        crash("take-away-removed")
         self._let_go_of_init()  # or the next nursery, should this one die now, would be given it to keep
         await _quietly(entry.id, environment.nursery.forget(entry.id))
         if self.shim is not None:
             await _quietly(entry.id, self.shim.shutdown())
         self._disconnect()
         kill_proven(entry.shim_pid, entry.shim_start_time)
+        crash("take-away-ended")
         entry.shim_pid = entry.shim_start_time = entry.pid = 0
         self.paused = False
         if failure is not None:
@@ -302,6 +311,7 @@ class Life:
         entry = self.record
         sight = await recovery.look(entry, self.environment, self.environment.config.recovery_budget)
         self.action = recovery.decide(sight.facts)
+        crash("recovery-looked")
         self.shim, self._info, self._behind = sight.shim, sight.info, sight.behind
         if sight.facts.shim is Shim.GONE and sight.facts.same_boot and entry.state in (ISOLATING, RUNNING):
             self.environment.journal.append("shim-lost", entry.id, pid=entry.shim_pid)
@@ -357,6 +367,7 @@ class Life:
         self.environment.journal.append(
             "exit", self.record.id, pid=self.record.pid, end=end, timestamp=end.finished_at, shim_sequence=sequence
         )
+        crash("recovery-exit-found")
         self.record.sequence = max(self.record.sequence, sequence)
         await self._finish(end)
 
@@ -371,6 +382,7 @@ class Life:
         else:
             self.problem = ""
             self.environment.journal.append("adopted", self.record.id, pid=self.record.shim_pid)
+            crash("adopted")
             self.environment.spares.prepare()
 
     async def _take_over(self) -> Unattended:
@@ -397,11 +409,13 @@ class Life:
             entry.restarts, entry.row, entry.boot_id = entry.restarts + 1, restart.row, self.environment.boot_id
             entry.exit, entry.started_at = None, 0
             launch = Launch(self.environment, entry)
+            crash("restart-begun")
             try:
                 await launch.run(b"", PREPARING, RUNNING)
             except LeafError as error:
                 await self._failed_restart(launch, str(error))
                 continue
+            crash("restart-launched")
             self.shim, self._behind = launch.shim, True
             self.environment.journal.append("restarted", entry.id, pid=entry.pid)
             if self.stopping.is_set() and self.shim is not None:  # it had not been there to get the signal

@@ -24,6 +24,7 @@ from leafshim import exits, record
 from leafshim.bundle import id_of
 from leafshim.cgroup.hierarchy import Cgroup
 from leafshim.cgroup.removal import Busy
+from leafshim.crashes import crash
 from leafshim.errors import DamagedRecord, LeafError
 from leafshim.exits import unpack
 from leafshim.state import PREPARING, PROVISIONING
@@ -87,6 +88,7 @@ async def _remove(environment: Environment, container_id: str) -> None:
     path = environment.layout.container(container_id)
     holders = "; ".join(str(each) for each in Cgroup(path).holders())
     await remove_cgroup(path, environment.config.reap_deadline)
+    crash("recovery-orphan-removed")
     environment.journal.append("orphan-reaped", message=f"cgroup {path}{f': {holders}' if holders else ''}")
 
 

@@ -18,6 +18,7 @@ from leafshim import record, state
 from leafshim.bundle import Bundle, directory_name, id_of
 from leafshim.cgroup.layout import check_id
 from leafshim.checkpoint import Checkpoint
+from leafshim.crashes import crash
 from leafshim.errors import DamagedRecord, InputError, KernelError, LeafError
 
 KIND = "container"
@@ -130,6 +131,7 @@ class Store:
             return
         except OSError as error:
             raise KernelError.of(error, "remove directory") from error
+        crash("remove-renamed")
         shutil.rmtree(aside, ignore_errors=True)
 
     def _empty_trash(self) -> None:

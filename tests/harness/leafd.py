@@ -39,6 +39,8 @@ class Leafd:
         self.process: subprocess.Popen[bytes] | None = None
         self.bin = BIN
         """Where `leafd` and `leafctl` are: those of another release may take their place."""
+        self.environment: dict[str, str] = {}
+        """Variables that the daemon has besides ours."""
 
     @property
     def client(self) -> Client:
@@ -52,7 +54,12 @@ class Leafd:
         command += ["--cgroups-root", self.name, *flags]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, preexec_fn=prepare
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=prepare,
+                env={**os.environ, **self.environment},
             )
         while not self._answers():
             try:
