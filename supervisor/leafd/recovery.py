@@ -263,7 +263,7 @@ def open_init(entry: Record, environment: Environment) -> int:
 
 
 def is_frozen(entry: Record) -> bool:
-    """Whether it is paused, in its own right: a shim that sleeps is not asked, and the journal has the event already."""
+    """Whether it is paused in its own right: a shim that sleeps is not asked, and the journal has the event already."""
     try:
         return Cgroup(entry.cgroup).read("cgroup.freeze").strip() == "1"
     except LeafError:  # it ends just now

@@ -12,7 +12,7 @@ from leafd.store import Store
 from leafshim import exits
 from leafshim.api.shim import Exit
 from leafshim.kernel import pidfd
-from leafshim.state import DESTROYING
+from leafshim.state import DESTROYING, RUNNING
 from tests.harness.commanded import Commanded
 from tests.harness.leafd import DEADLINE, Leafd
 
@@ -56,11 +56,17 @@ def test_what_a_former_run_told_does_not_end_the_next(leafd: Leafd, tmp_path: Pa
     store = Store(str(leafd.root))
     entry = store.read("web")
     entry.state, entry.exit = DESTROYING, exits.pack(Exit(cause="exited", status=3))
+    entry.sequence = 3  # created, started, ended
     store.write(entry)
     leafd.start()
     workload.up(DEADLINE)
-    workload.end(0)
     with leafd.client as client:
+        with client.events(follow=True, container_id="web") as events:
+            assert any(event.type == "start" and event.pid != made.pid for event in events)
+        now = client.inspect("web")
+        assert now.state == RUNNING
+        assert f"PPid:\t{now.shim_pid}\n" in Path(f"/proc/{now.pid}/status").read_text()
+        workload.end(0)
         ended = client.wait("web", DEADLINE)
         told = [event.exit.status for event in client.events(container_id="web") if event.exit is not None]
         assert ended.exit is not None
