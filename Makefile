@@ -45,6 +45,10 @@ outage: $(READY) ## Let COUNT=1000 containers end while no supervisor runs, for 
 recovery: $(READY) ## Kill the supervisor of COUNT=1000 containers, and see how fast the next one has them again
 	$(BIN)/python -m tests.bench.outage recovery --count $(or $(COUNT),1000)
 
+.PHONY: cycles
+cycles: $(READY) ## Start, end and remove COUNT (10000) containers under kills of leafd, nursery and shims, from SEED (random)
+	$(BIN)/python -m tests.system.cycles --count $(or $(COUNT),10000) $(if $(SEED),--seed $(SEED))
+
 .PHONY: lint
 lint: $(READY) ## Check style, types and who imports whom
 	$(BIN)/ruff check

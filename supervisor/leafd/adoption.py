@@ -38,7 +38,7 @@ async def adopt(entry: Record, environment: Environment, init: int, needed: Sequ
     try:
         listener = kept.pop(_LISTENER, -1)
         if listener < 0:
-            listener = fdpass.listen(environment.store.bundle(entry.id).socket).detach()
+            listener = _listen_anew(environment.store.bundle(entry.id).socket)
         try:
             return await _give_over(entry, environment, listener, kept)
         finally:
@@ -46,6 +46,16 @@ async def adopt(entry: Record, environment: Environment, init: int, needed: Sequ
     finally:
         for fd in kept.values():
             os.close(fd)
+
+
+def _listen_anew(path: str) -> int:
+    """A new listening socket in the place of the former shim's: its worker outlives it by a moment, and still listens,
+    but serves nobody."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # what is in the way there is told by listening
+    return fdpass.listen(path).detach()
 
 
 async def gather(entry: Record, environment: Environment, init: int) -> dict[str, int]:

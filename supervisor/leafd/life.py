@@ -320,6 +320,7 @@ class Life:
                 self.problem = "its shim does not answer"
             case Action.RECONNECT:
                 self.problem = ""
+                self.paused = recovery.is_frozen(entry)
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
                     await _quietly(entry.id, self.shim.start())
             case Action.ADOPT:
@@ -373,6 +374,7 @@ class Life:
 
     async def _adopt(self) -> None:
         """Have another shim; where none can be had, watch it without one."""
+        self.paused = recovery.is_frozen(self.record)
         try:
             self.shim, self._behind = await adopt(self.record, self.environment, self._init), True
         except LeafError as error:
@@ -441,6 +443,7 @@ class Life:
             entry.state = ISOLATING if info.state == ISOLATING else RUNNING
 
     def _disconnect(self) -> None:
+        self._info = None  # what that shim said: nothing of it is true of the next, which a restart may bring
         if self.shim is not None:
             self.shim.close()
             self.shim = None

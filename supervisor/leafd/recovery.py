@@ -262,6 +262,14 @@ def open_init(entry: Record, environment: Environment) -> int:
     return -1
 
 
+def is_frozen(entry: Record) -> bool:
+    """Whether it is paused in its own right: a shim that sleeps is not asked, and the journal has the event already."""
+    try:
+        return Cgroup(entry.cgroup).read("cgroup.freeze").strip() == "1"
+    except LeafError:  # it ends just now
+        return False
+
+
 async def find_exit(entry: Record, environment: Environment, unattended: Unattended | None) -> tuple[Exit, int]:
     """How a container ended that no shim tells of, and the number of that event at its shim, 0 if none.
 
