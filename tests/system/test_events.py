@@ -60,11 +60,9 @@ def test_the_service_manager_is_told(tmp_path: Path) -> None:
             while not manager.recv(4096).startswith(word.encode()):
                 pass
 
-        def prepare() -> None:
-            os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"] = path, "1000000"
-
+        leafd.environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"}
         try:
-            leafd.start(prepare=prepare)
+            leafd.start()
             hear("READY=1")
             hear("WATCHDOG=1")
             assert leafd.process is not None
