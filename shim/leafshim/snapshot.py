@@ -136,8 +136,7 @@ def _pack(process: Process) -> _Process:
         "exec_id": process.exec_id,
         "args": list(process.args),
         "leaf": process.leaf,
-        # It is released: whether its program runs yet, who takes over learns from how it ends.
-        "stage": processes.RUNNING if process.stage in (processes.LAUNCHING, processes.RELEASING) else process.stage,
+        "stage": _stage(process),
         "pid": process.pid,
         "start_time": process.start_time,
         "started_at": process.started_at,
@@ -148,6 +147,15 @@ def _pack(process: Process) -> _Process:
         "targets": list(process.streams.targets),
         "terminal": process.streams.terminal,
     }
+
+
+def _stage(process: Process) -> str:
+    """The stage at which who takes over goes on."""
+    if process.stage in (processes.LAUNCHING, processes.RELEASING):
+        return processes.RUNNING  # it is released: whether its program runs yet is learnt from how it ends
+    if process.stage == processes.ENDED and process.exit is None:
+        return processes.RUNNING  # its end is half told: the sleeper, which still has the status, passes it on again
+    return process.stage
 
 
 def _unpack(packed: _Process, container: Container, loop: Loop) -> Process:
