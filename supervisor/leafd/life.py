@@ -321,6 +321,9 @@ class Life:
             case Action.RECONNECT:
                 self.problem = ""
                 self.paused = recovery.is_frozen(entry)
+                if self.environment.nursery.started:  # with us: of what was there before it has nothing
+                    self._init = self._init if self._init >= 0 else recovery.open_init(entry, self.environment)
+                    await self.keep()
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
                     await _quietly(entry.id, self.shim.start())
             case Action.ADOPT:

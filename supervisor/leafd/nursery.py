@@ -113,6 +113,11 @@ class Nursery:
         self._queue: deque[tuple[bytes, list[int], asyncio.Future[_Answer]]] = deque()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether it was started by us: then it has nothing of the containers that there were before us."""
+        return self._process is not None
+
     def connect(self) -> None:
         """Have a connection, to a nursery that is started if need be. Does not wait for it. Raises KernelError."""
         if self._socket is not None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import select
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,11 +28,11 @@ class Leftovers:
         for directory in (self._leafd.root / "containers", self._leafd.root / "trash", self._leafd.state / "exits"):
             assert os.listdir(directory) == []
         assert str(self._leafd.root) not in Path("/proc/self/mountinfo").read_text()
-        for pid in set(Cgroup(self._layout.shims).processes()) - self._leafd.spare():
-            _wait_for_end(pid)  # one that was told to end takes its time, but ends
         deadline = time.monotonic() + DEADLINE
         while (now := self._look()) != self._before and time.monotonic() < deadline:
-            time.sleep(_RETRY)  # a spare shim is being made, or a descriptor is about to be closed
+            time.sleep(
+                _RETRY
+            )  # a spare shim is being made, one ends that was told to, a descriptor is about to be closed
         assert now == self._before, f"more than before: {now - self._before}, less: {self._before - now}"
         statistics = dict(line.split() for line in Cgroup(self._leafd.cgroups_root).read("cgroup.stat").splitlines())
         dying = int(statistics["nr_dying_descendants"])
@@ -56,12 +55,3 @@ class Leftovers:
         seen["shims"] = len(Cgroup(self._layout.shims).processes())
         seen.update(f"socket {path.name}" for path in self._leafd.root.rglob("*") if path.is_socket())
         return seen
-
-
-def _wait_for_end(pid: int) -> None:
-    try:
-        watched = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    assert select.select([watched], [], [], DEADLINE)[0], f"{pid} does not end"
-    os.close(watched)

@@ -4,8 +4,9 @@ A cycle: a container is made and started; its program ends as it is told or is k
 compared; the container is removed.
 
 Rules:
-1. Several cycles are under way at a time. Meanwhile some of leafd, the nursery and a shim get SIGKILL, in random sets
-   at random moments; leafd is started again. What a kill took the answer of is asked for again.
+1. Several cycles are under way at a time. After one in ten, in the middle of all others, some of leafd, the nursery and
+   a shim get SIGKILL; leafd is started again. How often and who depends on the seed alone. What a kill took the answer
+   of is asked for again.
 2. `lost` is right only for a container whose shim was killed together with leafd and the nursery, all who hold the
    pidfd of its init. These are counted apart.
 3. The journal has the exit of each run exactly once.
@@ -36,7 +37,8 @@ from tests.harness.leftovers import Leftovers
 
 WIDTH = 6  # cycles at a time
 PATIENCE = 60.0  # s; for what should take milliseconds
-PAUSE = (0.05, 0.5)  # s; between two kills
+KILLS = 0.1  # a cycle
+LONGEST_DELAY = 0.05  # s; of a kill after the end of a cycle
 CONFIG = "call_deadline = 20.0\njournal_size = 1073741824\n"
 KILLED = 128 + signal.SIGKILL
 _RETRY = 0.02  # s; between looks at what leafd does by itself
@@ -54,7 +56,7 @@ class Cycles:
         self._seed = seed
         self._numbers: Iterator[int] = iter(())
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._killing = threading.Lock()
         self._may_be_lost: set[str] = set()
         self._runs: dict[str, int] = {}
         config = leafd.root.parent / "cycles.toml"
@@ -70,14 +72,11 @@ class Cycles:
     def run(self, count: int) -> None:
         """`count` cycles under kills, then a look at what is left."""
         self._numbers = iter(range(count))
-        killer = threading.Thread(target=self._kill_now_and_then)
         workers = [threading.Thread(target=self._work) for _ in range(WIDTH)]
-        for thread in (killer, *workers):
+        for thread in workers:
             thread.start()
         for thread in workers:
             thread.join()
-        self._over.set()
-        killer.join()
         self._check_journal()
         self.figures["dying cgroups"] = self._leftovers.check()
         self.memory.append(self._memory())
@@ -91,11 +90,13 @@ class Cycles:
 
     # Kills.
 
-    def _kill_now_and_then(self) -> None:
-        dice = random.Random(self._seed)
-        while not self._over.wait(dice.uniform(*PAUSE)):
+    def _kill_after(self, number: int) -> None:
+        dice = random.Random(f"{self._seed} kill {number}")
+        if dice.random() < KILLS:
+            time.sleep(dice.uniform(0, LONGEST_DELAY))
             size = dice.choice((1, 1, 1, 2, 2, 3))
-            self._kill(frozenset(dice.sample(sorted(_EVERYBODY), size)), dice.random())
+            with self._killing:
+                self._kill(frozenset(dice.sample(sorted(_EVERYBODY), size)), dice.random())
 
     def _kill(self, chosen: frozenset[str], which: float) -> None:
         with self.leafd.client as client:
@@ -134,6 +135,7 @@ class Cycles:
                 return
             try:
                 self._cycle(number)
+                self._kill_after(number)
             except Exception as error:
                 self.wrong.append(f"c{number}: {type(error).__name__}: {error}")
             self.figures["cycles"] += 1

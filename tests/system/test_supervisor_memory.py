@@ -35,9 +35,39 @@ def test_one_that_was_paused_is_paused(leafd: Leafd, shim_too: bool) -> None:
         client.remove("web", force=True)
 
 
+def test_a_nursery_that_is_new_with_leafd_holds_what_is_needed_for_a_true_exit_status(
+    leafd: Leafd, tmp_path: Path
+) -> None:
+    """Linux 6.15 and later, as who reaps it is the system's init."""
+    workload = Commanded(tmp_path / "workload")
+    with leafd.client as client:
+        made = client.create("web", workload.document, start=True)
+        nursery = client.version().nursery_pid
+        workload.up(DEADLINE)
+    leafd.kill()
+    _kill(nursery)
+    leafd.start()
+    init = pidfd.pidfd_open(made.pid)
+    leafd.kill()
+    _kill(made.shim_pid)
+    workload.end(7)
+    poll = select.poll()
+    poll.register(init, 0)
+    assert poll.poll(DEADLINE * 1000), "nobody has reaped it"
+    os.close(init)
+    leafd.start()
+    with leafd.client as client:
+        end = client.wait("web", DEADLINE).exit
+        assert end is not None
+        assert (end.cause, end.status) == ("exited", 7)
+        client.remove("web")
+    workload.close()
+
+
 def _kill(pid: int) -> None:
     watched = pidfd.pidfd_open(pid)
     pidfd.send_signal(watched, signal.SIGKILL)
+    assert select.select([watched], [], [], DEADLINE)[0]
     os.close(watched)
 
 
