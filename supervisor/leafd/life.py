@@ -1,36 +1,29 @@
-"""One container's life after its launch, in one task: what its shim tells, its end, its restarts.
+"""One container's life after its launch, in one task: what its shim tells, another shim, its restarts.
 
 Rules:
-1. The end is handled in one place and one order: journal, synced; nested containers, and none of them may be left;
-   Acknowledge, Delete, Forget, Shutdown; STOPPED. Each step may be repeated, so a recovery goes through all of them
-   again, and so does a step that failed.
+1. Its end is handled in ending.py alone.
 2. Whoever wants an end signals, and waits for `settled`; all who wait share it.
 3. A connection that breaks is looked into as after a restart of leafd: `recovery.decide` says what follows.
-4. What the shim or the kernel says of a process wins over the record.
+4. What the shim says of a process wins over the record.
 """
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable
-from time import time_ns
-from typing import Protocol
 
 from leafd import recovery, restarts
 from leafd.adoption import adopt
+from leafd.ending import Ending, Family, quietly
 from leafd.launch import Environment, Launch
 from leafd.recovery import Action, Shim
-from leafd.removal import remove_cgroup
-from leafd.shims import SIGKILL, ShimClient, kill_proven
+from leafd.shims import SIGKILL, ShimClient
 from leafd.store import Record
-from leafd.unattended import Unattended
 from leafd.upgrade import upgrade
 from leafshim import exits
 from leafshim.api import shim as api
 from leafshim.crashes import crash
 from leafshim.errors import DeadlineExceeded, LeafError, PeerError, StateError, Unavailable
 from leafshim.exits import unpack
-from leafshim.state import DESTROYING, ISOLATING, PREPARING, RUNNING, STOPPED, move
+from leafshim.state import ISOLATING, PREPARING, RUNNING, STOPPED
 
 log = logging.getLogger("leafd")
 
@@ -39,45 +32,23 @@ _FIRST_LOOK = 0.05
 _LAST_LOOK = 5.0
 
 
-class Family(Protocol):
-    """What a container's life needs of the other containers."""
-
-    async def end_nested(self, container_id: str, grace: float = 0.0) -> None:
-        """End all that are nested in it. Raises StateError for those that do not end."""
-
-    def forget(self, container_id: str) -> None:
-        """Take it out of the table, with everything that it has on disk."""
-
-
-class Life:
+class Life(Ending):
     """What is known of one container now, and the task that keeps it so."""
 
     def __init__(self, environment: Environment, family: Family, entry: Record) -> None:
-        self.environment = environment
-        self.family = family
-        self.record = entry
-        self.problem = ""
-        """In words, when something is not as it should be."""
-        self.paused = False
+        super().__init__(environment, family, entry)
         self.action: Action | None = None
         """What the last look at it led to; None: none was needed."""
-        self.settled = asyncio.Event()
-        """STOPPED and not to be restarted, or forgotten."""
         self.looked = asyncio.Event()
         """Recovery has looked at it, whatever it saw."""
         self.stopping = asyncio.Event()
         """Somebody asked for its end."""
-        self.shim: ShimClient | None = None
-        self.unattended: Unattended | None = None
         self._nudge = asyncio.Event()
         self._behind = True
         """Its shim may have events that the journal lacks."""
         self._upgrade: asyncio.Future[int] | None = None
         """Somebody wants another shim, and waits for the pid of the one before."""
         self._task: asyncio.Task[None] | None = None
-        self._info: api.InfoResponse | None = None
-        self._init = -1
-        """A pidfd of init, held for the exit status."""
 
     @property
     def silent(self) -> bool:
@@ -112,7 +83,7 @@ class Life:
     async def keep(self) -> None:
         """Give a new nursery what the old one kept and we hold too: the pidfd of init."""
         if self._init >= 0:
-            await _quietly(self.record.id, self.environment.nursery.keep(self.record.id, {"init": self._init}))
+            await quietly(self.record.id, self.environment.nursery.keep(self.record.id, {"init": self._init}))
 
     async def upgrade(self) -> int:
         """Have another shim, of the nursery's code, in charge; the pid of the one before. Done by the task, which alone
@@ -194,8 +165,7 @@ class Life:
         journal, entry = self.environment.journal, self.record
         try:
             shim.watch(entry.shim_pid, entry.shim_start_time, self.nudge)
-            if self._init < 0:  # first of all: should shim and nursery die now, only this tells how init ended
-                self._init = recovery.open_init(entry, self.environment)
+            self._hold_init()  # first of all: should shim and nursery die now, only this tells how init ended
             info, self._info = self._info, None
             if info is not None:
                 self._absorb(info)
@@ -260,52 +230,6 @@ class Life:
             case "start":
                 self.record.started_at = self.record.started_at or event.timestamp
 
-    async def _finish(self, end: api.Exit) -> None:
-        """Its exit is in the journal: make that safe, take away what is left, and be STOPPED."""
-        environment, entry = self.environment, self.record
-        if entry.state != DESTROYING:
-            entry.state = move(entry.state, DESTROYING)
-        entry.exit = exits.pack(end)
-        environment.store.write(entry)
-        crash("exit-recorded")
-        await environment.journal.sync()
-        crash("exit-synced")
-        await self.family.end_nested(entry.id)
-        crash("nested-ended")
-        await self._take_away()
-        entry.state = move(entry.state, STOPPED)
-        environment.store.write(entry)
-        crash("stopped")
-
-    async def _take_away(self) -> None:
-        """Whatever is left of its processes, cgroups and shim; what is gone already is as good.
-
-        Raises what keeps the cgroups from going, once all else is gone: it is tried again.
-        """
-        environment, entry = self.environment, self.record
-        if self.shim is not None:
-            await _quietly(entry.id, self.shim.collect(entry.sequence))
-            await _quietly(entry.id, self.shim.delete())
-            crash("take-away-told")
-        failure: LeafError | None = None
-        try:
-            await remove_cgroup(entry.cgroup, environment.config.reap_deadline)
-        except LeafError as error:
-            failure = error
-        crash("take-away-removed")
-        self._let_go_of_init()  # or the next nursery, should this one die now, would be given it to keep
-        await _quietly(entry.id, environment.nursery.forget(entry.id))
-        if self.shim is not None:
-            await _quietly(entry.id, self.shim.shutdown())
-        self._disconnect()
-        kill_proven(entry.shim_pid, entry.shim_start_time)
-        crash("take-away-ended")
-        entry.shim_pid = entry.shim_start_time = entry.pid = 0
-        self.paused = False
-        if failure is not None:
-            raise failure
-        self.problem = ""
-
     async def _look(self) -> None:
         """Gather the facts, decide, and carry it out."""
         entry = self.record
@@ -322,10 +246,10 @@ class Life:
                 self.problem = ""
                 self.paused = recovery.is_frozen(entry)
                 if self.environment.nursery.started:  # with us: of what was there before it has nothing
-                    self._init = self._init if self._init >= 0 else recovery.open_init(entry, self.environment)
+                    self._hold_init()
                     await self.keep()
                 if entry.state == RUNNING and sight.facts.init == ISOLATING and self.shim is not None:
-                    await _quietly(entry.id, self.shim.start())
+                    await quietly(entry.id, self.shim.start())
             case Action.ADOPT:
                 await self._adopt()
             case Action.RECORD_EXIT:
@@ -339,41 +263,6 @@ class Life:
                 await self._undo_launch()
             case Action.LEAVE_ALONE:
                 pass
-
-    async def _finish_destroy(self) -> None:
-        """Go on with an ending that an earlier supervisor began."""
-        end = unpack(self.record.exit)
-        if self.record.state == STOPPED:
-            await self._take_away()
-        elif end is not None:
-            await self._finish(end)
-        elif self.shim is None:
-            self.unattended = await self._take_over()
-            await self._record_exit()
-        else:  # it was asked to stop, and had its signal: who asked is gone, so nobody waits for its grace any more
-            await self.family.end_nested(self.record.id)
-            await _quietly(self.record.id, self.shim.kill(SIGKILL, all_processes=True))
-
-    async def _undo_launch(self) -> None:
-        """Take back what an earlier supervisor was making."""
-        launch = Launch(self.environment, self.record, self.shim)
-        if self.record.restarts:
-            await self._failed_restart(launch, "leafd was killed while it started it again")
-            return
-        self.problem = await _quietly(self.record.id, launch.undo())
-        self.shim = None
-        self.family.forget(self.record.id)
-        self.settled.set()
-
-    async def _record_exit(self) -> None:
-        """It has ended, and no shim tells how: take the exit from whoever knows it."""
-        end, sequence = await recovery.find_exit(self.record, self.environment, self.unattended)
-        self.environment.journal.append(
-            "exit", self.record.id, pid=self.record.pid, end=end, timestamp=end.finished_at, shim_sequence=sequence
-        )
-        crash("recovery-exit-found")
-        self.record.sequence = max(self.record.sequence, sequence)
-        await self._finish(end)
 
     async def _adopt(self) -> None:
         """Have another shim; where none can be had, watch it without one."""
@@ -389,10 +278,6 @@ class Life:
             self.environment.journal.append("adopted", self.record.id, pid=self.record.shim_pid)
             crash("adopted")
             self.environment.spares.prepare()
-
-    async def _take_over(self) -> Unattended:
-        init, self._init = self._init, -1
-        return await recovery.take_over(self.record, self.environment, init)
 
     def _next(self) -> restarts.Restart | None:
         entry, end = self.record, unpack(self.record.exit)
@@ -424,18 +309,9 @@ class Life:
             self.shim, self._behind = launch.shim, True
             self.environment.journal.append("restarted", entry.id, pid=entry.pid)
             if self.stopping.is_set() and self.shim is not None:  # it had not been there to get the signal
-                await _quietly(entry.id, self.shim.kill(SIGKILL, all_processes=True))
+                await quietly(entry.id, self.shim.kill(SIGKILL, all_processes=True))
             return True
         return False
-
-    async def _failed_restart(self, launch: Launch, why: str) -> None:
-        """A restart that did not get to RUNNING counts as a run that ended at once."""
-        entry = self.record
-        await _quietly(entry.id, launch.undo(keep_directory=True))
-        self.shim = None
-        end = api.Exit(cause="lost", finished_at=time_ns(), message=f"it could not be started again: {why}")
-        self.environment.journal.append("exit", entry.id, end=end)
-        await self._finish(end)
 
     def _absorb(self, info: api.InfoResponse) -> None:
         """What the shim says is so."""
@@ -445,22 +321,6 @@ class Life:
         if entry.state == PREPARING or (entry.state == ISOLATING and info.state == RUNNING):
             entry.state = ISOLATING if info.state == ISOLATING else RUNNING
 
-    def _disconnect(self) -> None:
-        self._info = None  # what that shim said: nothing of it is true of the next, which a restart may bring
-        if self.shim is not None:
-            self.shim.close()
-            self.shim = None
-        if self.unattended is not None:
-            self.unattended.close()
-            self.unattended = None
-        if self.record.state in (DESTROYING, STOPPED):
-            self._let_go_of_init()
-
-    def _let_go_of_init(self) -> None:
-        if self._init >= 0:
-            os.close(self._init)
-            self._init = -1
-
 
 async def _first(event: asyncio.Event, seconds: float) -> bool:
     """Whether the event comes within that time."""
@@ -469,13 +329,3 @@ async def _first(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _quietly(container_id: str, attempt: Awaitable[object]) -> str:
-    """Try, and log what went wrong; that in words, empty when all went well."""
-    try:
-        await attempt
-    except LeafError as error:
-        log.warning("%s: %s", container_id, error)
-        return f"{error}"
-    return ""
