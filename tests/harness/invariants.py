@@ -22,6 +22,7 @@ from leafshim.errors import LeafError
 from leafshim.kernel import fdpass
 from leafshim.state import ISOLATING, RUNNING, STOPPED
 from tests.harness.leafd import Leafd
+from tests.harness.procfs import children
 
 _PACKET = 64 << 10
 
@@ -94,7 +95,7 @@ def _nobodys(leafd: Leafd, client: Client, containers: list[Container]) -> Itera
 
 def _children(pid: int) -> set[int]:
     try:
-        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        return children(pid)
     except OSError:
         return set()
 

@@ -16,6 +16,7 @@ from leafd.client import Client
 from leafshim.cgroup.hierarchy import Cgroup, find_mount
 from leafshim.cgroup.layout import Layout
 from leafshim.errors import Unavailable
+from tests.harness.procfs import children
 
 BIN = Path(sys.executable).parent
 DEADLINE = 60.0  # s; for a command that should take milliseconds, on a busy machine
@@ -107,10 +108,7 @@ class Leafd:
         """The pids of the shim that leafd keeps ready, and of its worker."""
         with self.client as client:
             spare = client.version().spare_pid
-        if not spare:
-            return set()
-        children = Path(f"/proc/{spare}/task/{spare}/children").read_text().split()
-        return {spare, *(int(pid) for pid in children)}
+        return {spare, *children(spare)} if spare else set()
 
     def command(self, *arguments: str) -> list[str]:
         """leafctl for this leafd, with `arguments`."""

@@ -31,3 +31,14 @@ def leafd(tmp_path: Path) -> Iterator[Leafd]:
         yield installation
     finally:
         installation.close()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Leafd]:
+    """A leafd for a machine that is ten times slower, as a guest is."""
+    installation = Leafd(tmp_path)
+    try:
+        installation.start(*installation.patient())
+        yield installation
+    finally:
+        installation.close()

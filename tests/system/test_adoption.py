@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,17 +128,6 @@ def test_with_the_nursery_gone_too_the_kernel_knows_the_status(leafd: Leafd, lea
         ended = client.wait("web")
     assert ended.exit is not None
     assert (ended.exit.status, ended.exit.cause) == (6, "exited")
-
-
-@pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Leafd]:
-    """A leafd for a machine that is ten times slower, as a guest is."""
-    installation = Leafd(tmp_path)
-    try:
-        installation.start(*installation.patient())
-        yield installation
-    finally:
-        installation.close()
 
 
 @pytest.mark.vm

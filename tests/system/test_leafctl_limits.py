@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,9 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def leafd(tmp_path: Path) -> Iterator[Leafd]:
+def leafd(patient: Leafd) -> Leafd:
     """A running leafd, and a patient one."""
-    installation = Leafd(tmp_path)
-    try:
-        installation.start(*installation.patient())
-        yield installation
-    finally:
-        installation.close()
+    return patient
 
 
 def held(leafd: Leafd, container: str, *files: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,9 @@ WAIT = "import time; time.sleep(1000)"
 
 
 @pytest.fixture
-def leafd(tmp_path: Path) -> Iterator[Leafd]:
+def leafd(patient: Leafd) -> Leafd:
     """A running leafd, and a patient one."""
-    installation = Leafd(tmp_path)
-    try:
-        installation.start(*installation.patient())
-        yield installation
-    finally:
-        installation.close()
+    return patient
 
 
 def run(leafd: Leafd, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from leafd.session import attach
 from leafshim.errors import StateError
 from leafshim.kernel import pidfd
 from tests.harness.release import Release
+from tests.harness.sessions import end_input
 
 if TYPE_CHECKING:
     from tests.harness.leafd import Leafd
@@ -55,9 +56,7 @@ def test_an_installation_takes_over_nursery_and_shims(leafd: "Leafd", release: R
         with attach(str(leafd.socket), "web", stdin=True) as person:
             person.send(b"one\n")
             assert next(iter(person)).data == b"got one\n"
-            person.close_stdin()
-            for _ in person:
-                pass
+            end_input(person)
         ended = client.wait("web")
         assert ended.exit is not None
         assert ended.exit.status == 3
@@ -79,9 +78,7 @@ def test_what_was_kept_and_forked_before_is_kept_and_reaped_after(leafd: "Leafd"
             assert any(event.type == "adopted" for event in events)
         assert client.inspect("web").shim_version == release.version
         with attach(str(leafd.socket), "web", stdin=True) as person:
-            person.close_stdin()
-            for _ in person:
-                pass
+            end_input(person)
         ended = client.wait("web")
         assert ended.exit is not None
         assert ended.exit.status == 6

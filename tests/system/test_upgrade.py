@@ -18,6 +18,8 @@ from leafd.session import attach, execute
 from leafshim.checkpoint import Checkpoint
 from leafshim.errors import StateError
 from leafshim.kernel import pidfd
+from tests.harness.procfs import children
+from tests.harness.sessions import end_input
 
 if TYPE_CHECKING:
     from leafshim.api.containers import Container
@@ -61,11 +63,6 @@ def spare_of(client: Client) -> int:
     return spare
 
 
-def children(pid: int) -> list[int]:
-    """The children of a process of one thread."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def wait_for_a_packet(pid: int) -> None:
     """Until something waits to be read on one of the process's sockets, by copies of them (pidfd_getfd(2))."""
     process = pidfd.pidfd_open(pid)
@@ -103,9 +100,7 @@ def test_input_goes_on_and_its_end_arrives(leafd: "Leafd") -> None:
             assert next(iter(person)).data == b"got one\n"
         upgraded(client, made)
         with attach(str(leafd.socket), "web", stdin=True) as person:
-            person.close_stdin()
-            for _ in person:
-                pass
+            end_input(person)
         ended = client.wait("web")
     assert ended.exit is not None
     assert ended.exit.status == 3
@@ -154,9 +149,7 @@ def test_while_an_exec_runs_the_shim_stays(leafd: "Leafd") -> None:
             assert client.inspect("web").shim_pid == made.shim_pid
             session.send(b"still\n")
             assert next(iter(session)).data == b"still\n"
-            session.close_stdin()
-            for _ in session:
-                pass
+            end_input(session)
         upgraded(client, made)
 
 
@@ -171,9 +164,7 @@ def test_a_checkpoint_that_cannot_be_read_leaves_the_shim_in_charge(leafd: "Leaf
         assert "the next shim cannot take it over" in failed.stderr
         assert client.inspect("web").shim_pid == made.shim_pid
         with attach(str(leafd.socket), "web", stdin=True) as person:
-            person.close_stdin()
-            for _ in person:
-                pass
+            end_input(person)
         ended = client.wait("web")
     assert ended.exit is not None
     assert ended.exit.status == 6

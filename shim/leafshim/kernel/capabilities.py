@@ -71,13 +71,8 @@ def to_set(names: list[str]) -> int:
     return result
 
 
-def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
-    """The calling thread's three sets, capset(2). Raises KernelError."""
-    syscalls.capset(*structures(effective, permitted, inheritable))
-
-
 def structures(effective: int, permitted: int, inheritable: int) -> tuple[bytes, bytes]:
-    """capset(2)'s two."""
+    """capset(2)'s two, for the calling thread's three sets."""
     sets = (effective, permitted, inheritable)
     low, high = ([bits >> shift & 0xFFFFFFFF for bits in sets] for shift in (0, 32))
     return struct.pack("Ii", _VERSION_3, 0), struct.pack("6I", *low, *high)
@@ -102,14 +97,8 @@ def limit_bounding(keep: int) -> None:
         number += 1
 
 
-def set_ambient(ambient: int) -> None:
-    """Exactly these in the ambient set; each must be permitted and inheritable (EPERM). Raises KernelError."""
-    for arguments in setting_ambient(ambient):
-        syscalls.prctl(*arguments)
-
-
 def setting_ambient(ambient: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """`set_ambient` as arguments of prctl(2)."""
+    """Exactly these in the ambient set, as arguments of prctl(2); each must be permitted and inheritable (EPERM)."""
     yield _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0
     for number in range(ambient.bit_length()):
         if ambient >> number & 1:

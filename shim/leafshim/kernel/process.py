@@ -19,8 +19,11 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 # Arguments of prctl(2), as data.
 NOT_DUMPABLE = (_PR_SET_DUMPABLE, 0, 0, 0, 0)
+"""As `set_dumpable`."""
 KEEP_CAPABILITIES = (_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+"""Keep the permitted set when the last of our user ids stops being 0. execve forgets it."""
 NO_NEW_PRIVILEGES = (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+"""From now on no execve grants anything. There is no way back."""
 
 RLIM_INFINITY = 2**64 - 1
 RLIMIT: dict[str, int] = {  # asm-generic/resource.h; the names are the runtime spec's
@@ -56,11 +59,6 @@ def set_dumpable(dumpable: bool) -> None:
     _prctl(_PR_SET_DUMPABLE, dumpable)
 
 
-def set_keep_capabilities(keep: bool) -> None:
-    """Keep the permitted set when the last of our user ids stops being 0. execve forgets it."""
-    _prctl(_PR_SET_KEEPCAPS, keep)
-
-
 def set_name(name: str) -> None:
     """The name in /proc/PID/comm; the kernel cuts it after 15 bytes."""
     text = ctypes.create_string_buffer(os.fsencode(name))
@@ -72,18 +70,8 @@ def set_child_subreaper(reap: bool) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, reap)
 
 
-def set_no_new_privileges() -> None:
-    """From now on no execve grants anything. There is no way back."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def set_groups(gids: Sequence[int]) -> None:
-    """Exactly these supplementary groups."""
-    syscalls.setgroups(len(gids), groups(gids))
-
-
 def groups(gids: Sequence[int]) -> bytes:
-    """setgroups(2)'s array."""
+    """setgroups(2)'s array: exactly these supplementary groups."""
     return struct.pack(f"{len(gids)}I", *gids)
 
 
@@ -93,24 +81,13 @@ def set_gid(gid: int) -> None:
 
 
 def set_uid(uid: int) -> None:
-    """Real, effective and saved user id. Capabilities go, see set_keep_capabilities."""
+    """Real, effective and saved user id. Capabilities go, see KEEP_CAPABILITIES."""
     syscalls.setresuid(uid, uid, uid)
 
 
-def set_limit(resource: int, soft: int, hard: int) -> None:
-    """setrlimit(2) in its units; RLIM_INFINITY for none. Python's own turns every refusal into a ValueError."""
-    syscalls.setrlimit(resource, limit(soft, hard))
-
-
 def limit(soft: int, hard: int) -> bytes:
-    """setrlimit(2)'s structure."""
+    """setrlimit(2)'s structure, in its units; RLIM_INFINITY for none."""
     return struct.pack("QQ", soft, hard)
-
-
-def set_host_name(name: str) -> None:
-    """The name of our uts namespace."""
-    encoded = os.fsencode(name)
-    syscalls.sethostname(encoded, len(encoded))
 
 
 def set_domain_name(name: str) -> None:

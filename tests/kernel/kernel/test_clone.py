@@ -42,7 +42,7 @@ def refuse_clone3(answer: int) -> None:
     )
     instructions = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(instructions)))
-    process.set_no_new_privileges()
+    syscalls.prctl(*process.NO_NEW_PRIVILEGES)
     syscalls.prctl(22, 2, ctypes.addressof(header), 0, 0)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 

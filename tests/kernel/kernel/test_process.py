@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from leafshim.errors import InputError, KernelError
-from leafshim.kernel import capabilities, namespaces, process
+from leafshim.kernel import capabilities, namespaces, process, syscalls
 
 Spawn = Callable[..., tuple[int, int]]
 
@@ -24,9 +24,14 @@ def in_child(spawn: Spawn, body: Callable[[], object], flags: int = 0) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def set_ambient(ambient: int) -> None:
+    for arguments in capabilities.setting_ambient(ambient):
+        syscalls.prctl(*arguments)
+
+
 def test_ids_are_exactly_those(spawn: Spawn) -> None:
     def become() -> None:
-        process.set_groups([7, 4_294_967_294, 9])
+        syscalls.setgroups(3, process.groups([7, 4_294_967_294, 9]))
         process.set_gid(1001)
         process.set_uid(1002)
         assert os.getresuid() == (1002,) * 3
@@ -40,7 +45,7 @@ def test_ids_are_exactly_those(spawn: Spawn) -> None:
 
 def test_no_groups_at_all(spawn: Spawn) -> None:
     def become() -> None:
-        process.set_groups([])
+        syscalls.setgroups(0, process.groups([]))
         assert os.getgroups() == []
 
     in_child(spawn, become)
@@ -48,12 +53,12 @@ def test_no_groups_at_all(spawn: Spawn) -> None:
 
 def test_limits(spawn: Spawn) -> None:
     def limit() -> None:
-        process.set_limit(process.RLIMIT["RLIMIT_NOFILE"], 100, 200)
+        syscalls.setrlimit(process.RLIMIT["RLIMIT_NOFILE"], process.limit(100, 200))
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, 200)
-        process.set_limit(process.RLIMIT["RLIMIT_CPU"], 5, process.RLIM_INFINITY)
+        syscalls.setrlimit(process.RLIMIT["RLIMIT_CPU"], process.limit(5, process.RLIM_INFINITY))
         assert resource.getrlimit(resource.RLIMIT_CPU) == (5, resource.RLIM_INFINITY)
         with pytest.raises(KernelError) as raised:
-            process.set_limit(process.RLIMIT["RLIMIT_NOFILE"], 300, 200)
+            syscalls.setrlimit(process.RLIMIT["RLIMIT_NOFILE"], process.limit(300, 200))
         assert raised.value.errno == errno.EINVAL
 
     in_child(spawn, limit)
@@ -66,7 +71,7 @@ def test_numbers_of_limits_are_the_kernels() -> None:
 
 def test_names(spawn: Spawn) -> None:
     def rename() -> None:
-        process.set_host_name("leaf")
+        syscalls.sethostname(b"leaf", 4)
         process.set_domain_name("example")
         process.set_name("shim:a-long-container-id")
         assert os.uname().nodename == "leaf"
@@ -90,7 +95,7 @@ def test_not_dumpable(spawn: Spawn) -> None:
 
 def test_no_new_privileges(spawn: Spawn) -> None:
     def give_up() -> None:
-        process.set_no_new_privileges()
+        syscalls.prctl(*process.NO_NEW_PRIVILEGES)
         assert status("NoNewPrivs") == "1"
 
     in_child(spawn, give_up)
@@ -136,14 +141,14 @@ def test_capabilities_are_exactly_those(spawn: Spawn) -> None:
 
     def limit() -> None:
         capabilities.limit_bounding(wanted)
-        process.set_keep_capabilities(True)
+        syscalls.prctl(*process.KEEP_CAPABILITIES)
         process.set_uid(1002)
-        capabilities.set_capabilities(wanted, wanted, wanted)
-        capabilities.set_ambient(capabilities.to_set(["CAP_KILL"]))
+        syscalls.capset(*capabilities.structures(wanted, wanted, wanted))
+        set_ambient(capabilities.to_set(["CAP_KILL"]))
         for name, expected in (("Bnd", wanted), ("Prm", wanted), ("Eff", wanted), ("Inh", wanted), ("Amb", 1 << 5)):
             assert int(status(f"Cap{name}"), 16) == expected
         with pytest.raises(KernelError, match="prctl: Operation not permitted"):
-            capabilities.set_ambient(capabilities.to_set(["CAP_SYS_ADMIN"]))
+            set_ambient(capabilities.to_set(["CAP_SYS_ADMIN"]))
 
     in_child(spawn, limit)
 
@@ -151,8 +156,8 @@ def test_capabilities_are_exactly_those(spawn: Spawn) -> None:
 def test_no_capabilities_at_all(spawn: Spawn) -> None:
     def drop() -> None:
         capabilities.limit_bounding(0)
-        capabilities.set_ambient(0)
-        capabilities.set_capabilities(0, 0, 0)
+        set_ambient(0)
+        syscalls.capset(*capabilities.structures(0, 0, 0))
         assert {int(status(f"Cap{name}"), 16) for name in ("Bnd", "Prm", "Eff", "Inh", "Amb")} == {0}
 
     in_child(spawn, drop)

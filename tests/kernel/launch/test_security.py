@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leafshim.errors import KernelError, LeafError, Unsupported
-from leafshim.kernel import capabilities
+from leafshim.kernel import capabilities, syscalls
 from leafshim.launch import Child, Executed, Failed, Plan, Ready
 from leafshim.launch.operation import prove_device
 
@@ -122,7 +122,7 @@ def test_a_leaked_directory_is_no_working_directory(run: Run, config: Config, le
 def test_inheritable_capabilities_are_empty_and_the_sets_exact(run: Run, config: Config) -> None:
     ours = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     effective, permitted = int(ours["CapEff"], 16), int(ours["CapPrm"], 16)
-    capabilities.set_capabilities(effective, permitted, permitted)
+    syscalls.capset(*capabilities.structures(effective, permitted, permitted))
     try:
         document = config("cat", "/proc/self/status")
         document["process"]["user"]["uid"] = 1000
@@ -138,7 +138,7 @@ def test_inheritable_capabilities_are_empty_and_the_sets_exact(run: Run, config:
         del document["process"]["capabilities"]
         nothing = dict(line.split(":\t", 1) for line in run(document)[1].splitlines())
     finally:
-        capabilities.set_capabilities(effective, permitted, 0)
+        syscalls.capset(*capabilities.structures(effective, permitted, 0))
     sets = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
     assert [int(ambient[name], 16) for name in sets] == [0x20, 0x20, 0x20, 0x21, 0x20]
     assert [int(root[name], 16) for name in sets] == [0, 0x21, 0x21, 0x21, 0]

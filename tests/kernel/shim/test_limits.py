@@ -13,6 +13,7 @@ from leafshim.api import task, wellknown
 from leafshim.api.metrics import Metrics
 from leafshim.cgroup.hierarchy import UNLIMITED
 from leafshim.errors import InputError, LeafError, NotFound, StateError, Unavailable, Unsupported
+from tests.harness.procfs import children
 from tests.harness.shim import ID, Shim
 
 URL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
@@ -156,8 +157,7 @@ def test_a_kill_between_the_kernels_answer_and_ours_is_harmless(web: Shim) -> No
     asking.start()
     while web.cgroup.read("hugetlb.2MB.max") != f"{6 * MiB}\n":
         os.sched_yield()
-    children = Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()
-    (worker,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "leafd-worker\n")
+    (worker,) = (pid for pid in children(web.pid) if Path(f"/proc/{pid}/comm").read_text() == "leafd-worker\n")
     os.kill(worker, signal.SIGKILL)
     asking.join()
     assert [type(error) for error in told] == [Unavailable]

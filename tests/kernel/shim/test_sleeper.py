@@ -7,13 +7,13 @@ from pathlib import Path
 
 from leafshim import logs
 from leafshim.api import shim, task
+from tests.harness.procfs import children
 from tests.harness.shim import ID, Shim
 
 
 def workers(web: Shim) -> list[int]:
     """The pids of the sleeper's children that are ours; the others are in the container's namespaces."""
-    children = Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()
-    return [int(pid) for pid in children if _is_ours(f"/proc/{pid}")]
+    return [pid for pid in children(web.pid) if _is_ours(f"/proc/{pid}")]
 
 
 def _is_ours(process: str) -> bool:
